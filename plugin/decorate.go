@@ -1,0 +1,68 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package plugin builds Berth into containerd: it registers our plugins, and decorates those of containerd that a pull
+// goes through.
+//
+// Containerd's own plugins keep their ids, their stanzas and their order, since clients inside containerd ask for the
+// one plugin of a type. [Decorate] therefore wraps the InitFn of a registration that is already there:
+//
+//	io.containerd.transfer.v1.local     pulls go along a route (package resolver)
+//	io.containerd.cri.v1.images         settings that would make CRI pull past the transfer service are taken over
+//	io.containerd.differ.v1.walking     unpacked layers are on disk before they are committed
+//	io.containerd.differ.v1.erofs       the same
+package plugin
+
+import (
+	"fmt"
+
+	"github.com/containerd/plugin"
+	"github.com/containerd/plugin/registry"
+)
+
+type initFn func(*plugin.InitContext) (any, error)
+
+// decoration is one plugin of containerd that is wrapped.
+type decoration struct {
+	uri      string
+	requires []plugin.Type
+	wrap     func(*plugin.InitContext, initFn) (any, error)
+}
+
+var decorations = []decoration{
+	{uri: "io.containerd.transfer.v1.local", requires: []plugin.Type{ResolverPlugin}, wrap: routeTransfers},
+	{uri: "io.containerd.cri.v1.images", requires: []plugin.Type{ResolverPlugin}, wrap: keepCRIOnRoutes},
+	{uri: "io.containerd.differ.v1.walking", wrap: syncApplies},
+	{uri: "io.containerd.differ.v1.erofs", wrap: syncApplies},
+}
+
+// Decorate wraps containerd's plugins. It is called once, after they are registered and before containerd starts. An
+// error means that this containerd is not one that Berth knows; it must not start then, since pulls would go past the
+// rules.
+func Decorate() error {
+	for _, d := range decorations {
+		r, err := registration(d.uri)
+		if err != nil {
+			return err
+		}
+		inner := r.InitFn
+		r.Requires = append(r.Requires[:len(r.Requires):len(r.Requires)], d.requires...)
+		r.InitFn = func(ic *plugin.InitContext) (any, error) { return d.wrap(ic, inner) }
+	}
+	return nil
+}
+
+// registration finds the one registration of a plugin. The filter of a graph is handed pointers to them.
+func registration(uri string) (*plugin.Registration, error) {
+	var found []*plugin.Registration
+	registry.Graph(func(r *plugin.Registration) bool {
+		if r.URI() == uri {
+			found = append(found, r)
+		}
+		return false
+	})
+	if len(found) != 1 {
+		return nil, fmt.Errorf("decorate %s: registered %d times, want once", uri, len(found))
+	}
+	return found[0], nil
+}

@@ -1,0 +1,170 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/log"
+	"github.com/containerd/plugin"
+	"github.com/containerd/plugin/registry"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/berth-edge/berth/resolver"
+	"github.com/berth-edge/berth/resolver/config"
+)
+
+// ResolverPlugin is the type of the plugin that decides where images are pulled from.
+const ResolverPlugin plugin.Type = "io.containerd.resolver.v1"
+
+// ResolverID is the id of the one plugin of that type, ResolverURI its name in config.toml.
+const (
+	ResolverID  = "external-registry"
+	ResolverURI = string(ResolverPlugin) + "." + ResolverID
+)
+
+func init() {
+	registry.Register(&plugin.Registration{
+		Type: ResolverPlugin,
+		ID:   ResolverID,
+		// A map, since containerd ignores keys that a struct does not have, and ends on a value of a wrong type without
+		// naming the plugin. It is decoded strictly by package config.
+		Config: &map[string]any{"config_path": config.DefaultPath},
+		InitFn: func(ic *plugin.InitContext) (any, error) {
+			values := *ic.Config.(*map[string]any)
+			r := NewResolver(config.Stanza{Name: `plugins."` + ResolverURI + `"`, Values: values})
+			prometheus.MustRegister(append(resolver.Collectors(), r)...)
+			r.Load(ic.Context)
+			r.announce(ic.Context)
+			return r, nil
+		},
+	})
+}
+
+// Resolver holds the configuration in force. Its content never keeps containerd from starting: a mistake is held, and
+// every pull is refused with it until it is mended.
+type Resolver struct {
+	stanza    config.Stanza
+	Downloads resolver.Downloads
+	Discard   atomic.Bool // layers that are unpacked may be collected
+
+	mu        sync.Mutex
+	state     State
+	loadedAt  time.Time
+	cri       []string // what was done to CRI's settings
+	criIsPast bool     // CRI pulls past the rules
+}
+
+// State is a configuration in force, or why there is none.
+type State struct {
+	config.Loaded
+	// Routes is nil if and only if Err is not.
+	Routes *resolver.Routes
+	Err    error
+	// Since is when the state came into force.
+	Since time.Time
+}
+
+// Configured reports whether there are rules, or would be but for a mistake.
+func (s State) Configured() bool { return s.Err != nil || s.Loaded.Configured() }
+
+// NewResolver returns a resolver without a state; [Resolver.Load] gives it one.
+func NewResolver(stanza config.Stanza) *Resolver { return &Resolver{stanza: stanza} }
+
+// retry is how often a configuration that is absent or wrong is read again.
+const retry = 250 * time.Millisecond
+
+// Load reads the configuration again.
+func (r *Resolver) Load(ctx context.Context) State {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := r.state
+	r.state = load(r.stanza)
+	r.loadedAt = time.Now()
+	if sameError(before.Err, r.state.Err) && !before.Since.IsZero() && before.Configured() == r.state.Configured() {
+		r.state.Since = before.Since
+	} else {
+		r.state.log(ctx)
+	}
+	if r.criIsPast && r.state.Configured() {
+		log.G(ctx).Error("CRI pulls past the rules: they came into force after containerd started, and CRI's settings cannot be changed then; restart containerd")
+	}
+	return r.state
+}
+
+func load(stanza config.Stanza) State {
+	s := State{Since: time.Now()}
+	s.Loaded, s.Err = config.Load(stanza)
+	if s.Err == nil {
+		s.Routes, s.Err = resolver.NewRoutes(s.Loaded.Config)
+	}
+	return s
+}
+
+func sameError(a, b error) bool {
+	return (a == nil) == (b == nil) && (a == nil || a.Error() == b.Error())
+}
+
+// State returns the state in force.
+func (r *Resolver) State() State {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state
+}
+
+// Routes returns the routes in force. A configuration that is absent or wrong is looked for again first, so that one
+// that appears, or is mended, needs no restart.
+func (r *Resolver) Routes(ctx context.Context) (*resolver.Routes, error) {
+	r.mu.Lock()
+	s, stale := r.state, time.Since(r.loadedAt) > retry
+	r.mu.Unlock()
+	if stale && (s.Err != nil || !s.Loaded.Configured()) {
+		s = r.Load(ctx)
+	}
+	return s.Routes, s.Err
+}
+
+// log says what is in force.
+func (s State) log(ctx context.Context) {
+	if s.Err != nil {
+		log.G(ctx).WithError(s.Err).Error("configuration of the resolver cannot be used: pulls are refused until it is mended")
+		return
+	}
+	for _, w := range s.Warnings {
+		log.G(ctx).Warn(w)
+	}
+}
+
+func (r *Resolver) announce(ctx context.Context) {
+	s := r.State()
+	switch {
+	case s.Err != nil: // said already
+	case s.Loaded.Configured():
+		log.G(ctx).WithFields(log.Fields{"registries": len(s.Registries), "rules": len(s.Rules), "files": s.Files}).
+			Info("pulls go along the rules of the resolver")
+	default:
+		log.G(ctx).Warn("the resolver has no rules: every pull goes where its reference says, as in stock containerd")
+	}
+}
+
+var configured = prometheus.NewDesc("berth_configured",
+	"1 if pulls go along rules, 0 if there are none, -1 if the configuration cannot be used and pulls are refused.", nil, nil)
+
+// Describe implements [prometheus.Collector].
+func (r *Resolver) Describe(ch chan<- *prometheus.Desc) { ch <- configured }
+
+// Collect implements [prometheus.Collector].
+func (r *Resolver) Collect(ch chan<- prometheus.Metric) {
+	value := 0.0
+	switch s := r.State(); {
+	case s.Err != nil:
+		value = -1
+	case s.Loaded.Configured():
+		value = 1
+	}
+	ch <- prometheus.MustNewConstMetric(configured, prometheus.GaugeValue, value)
+}

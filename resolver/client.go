@@ -1,0 +1,161 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package resolver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	transferapi "github.com/containerd/containerd/api/types/transfer"
+	"github.com/containerd/containerd/v2/core/streaming"
+	"github.com/containerd/containerd/v2/core/transfer/registry"
+	"github.com/containerd/log"
+	"github.com/containerd/typeurl/v2"
+	"github.com/sirupsen/logrus"
+
+	"github.com/berth-edge/berth/resolver/credential"
+)
+
+// clientTimeout bounds the wait for a client's credential: a client whose callback fails never answers.
+const clientTimeout = 30 * time.Second
+
+// client is what a pull's client handed over with its reference. containerd's OCIRegistry keeps that to itself; its
+// own marshalling, with streams that end in this process, gives it back.
+type client struct {
+	registry *registry.OCIRegistry
+	host     string // the host that credentials are asked for
+}
+
+var _ credential.Keychain = client{}
+
+// Credential implements [credential.Keychain]: it asks the client, with the reference that the client knows.
+func (c client) Credential(ctx context.Context) (credential.Credential, error) {
+	ctx, cancel := context.WithTimeout(ctx, clientTimeout)
+	defer cancel()
+	// The goroutine of MarshalAny logs errors of the client's callback, and these can quote a secret.
+	ctx = log.WithLogger(ctx, silent)
+
+	streams := make(streamMaker)
+	message, err := c.marshal(ctx, streams)
+	if err != nil {
+		return credential.Credential{}, fmt.Errorf("ask client for credential: %w: %w", err, credential.ErrUnavailable)
+	}
+	stream, ok := streams[message.GetResolver().GetAuthStream()]
+	if !ok {
+		return credential.Credential{}, nil // the client has none
+	}
+	defer stream.Close()
+	request, err := typeurl.MarshalAny(&transferapi.AuthRequest{Host: c.host, Reference: message.Reference})
+	if err != nil {
+		return credential.Credential{}, err
+	}
+	answer, err := stream.ask(ctx, request)
+	if err != nil {
+		return credential.Credential{}, fmt.Errorf("ask client for credential: no answer: %w", credential.ErrUnavailable)
+	}
+	var response transferapi.AuthResponse
+	if err := typeurl.UnmarshalTo(answer, &response); err != nil {
+		return credential.Credential{}, fmt.Errorf("ask client for credential: %w: %w", err, credential.ErrUnavailable)
+	}
+	switch {
+	case response.Secret == "":
+		return credential.Credential{}, nil
+	case response.AuthType == transferapi.AuthType_REFRESH:
+		return credential.Credential{Username: credential.IdentityToken, Password: credential.Secret(response.Secret)}, nil
+	case response.AuthType == transferapi.AuthType_CREDENTIALS:
+		return credential.Credential{Username: response.Username, Password: credential.Secret(response.Secret)}, nil
+	}
+	return credential.Credential{}, nil
+}
+
+// origin returns the client's own way to another reference: its directory of hosts.toml files and default scheme,
+// known only for clients inside containerd such as CRI. Credentials and headers were meant for the original
+// registry and stay behind.
+func (c client) origin(ctx context.Context, ref string) (origin, error) {
+	message, err := c.marshal(ctx, make(streamMaker))
+	if err != nil {
+		return nil, err
+	}
+	return registry.NewOCIRegistry(ctx, ref,
+		registry.WithHostDir(message.GetResolver().GetHostDir()),
+		registry.WithDefaultScheme(message.GetResolver().GetDefaultScheme()))
+}
+
+func (c client) marshal(ctx context.Context, streams streamMaker) (*transferapi.OCIRegistry, error) {
+	anyMessage, err := c.registry.MarshalAny(ctx, streams)
+	if err != nil {
+		return nil, err
+	}
+	var message transferapi.OCIRegistry
+	if err := typeurl.UnmarshalTo(anyMessage, &message); err != nil {
+		return nil, err
+	}
+	return &message, nil
+}
+
+var silent = func() *log.Entry {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	return logrus.NewEntry(l)
+}()
+
+// streamMaker makes streams within this process, and keeps them by their ids.
+type streamMaker map[string]*pipe
+
+// Create implements [streaming.StreamCreator].
+func (m streamMaker) Create(_ context.Context, id string) (streaming.Stream, error) {
+	p := &pipe{requests: make(chan typeurl.Any), answers: make(chan typeurl.Any), closed: make(chan struct{})}
+	m[id] = p
+	return p, nil
+}
+
+// pipe is the client's end of a stream; ask is the other.
+type pipe struct {
+	requests, answers chan typeurl.Any
+	closed            chan struct{}
+	once              sync.Once
+}
+
+var errClosed = errors.New("stream closed")
+
+func (p *pipe) Recv() (typeurl.Any, error) {
+	select {
+	case r := <-p.requests:
+		return r, nil
+	case <-p.closed:
+		return nil, io.EOF
+	}
+}
+
+func (p *pipe) Send(a typeurl.Any) error {
+	select {
+	case p.answers <- a:
+		return nil
+	case <-p.closed:
+		return errClosed
+	}
+}
+
+func (p *pipe) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return nil
+}
+
+func (p *pipe) ask(ctx context.Context, request typeurl.Any) (typeurl.Any, error) {
+	select {
+	case p.requests <- request:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case answer := <-p.answers:
+		return answer, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}

@@ -1,0 +1,53 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Problem is one mistake in a configuration. It never quotes a secret.
+type Problem struct {
+	// File is the file, or the name of the stanza.
+	File string
+	// Line is 1 for the first line; 0 where there is none.
+	Line int
+	// Key is the path of the key, such as rules[2].from; "" for the file as a whole.
+	Key string
+	// Text says what is wrong and what is accepted.
+	Text string
+}
+
+func (p Problem) Error() string {
+	var b strings.Builder
+	b.WriteString(p.File)
+	if p.Line > 0 {
+		fmt.Fprintf(&b, ":%d", p.Line)
+	}
+	if p.Key != "" {
+		b.WriteString(": " + p.Key)
+	}
+	b.WriteString(": " + p.Text)
+	return b.String()
+}
+
+// Problems are all mistakes of a configuration, each on a line of its own.
+type Problems []Problem
+
+func (ps Problems) Error() string {
+	lines := make([]string, len(ps))
+	for i, p := range ps {
+		lines[i] = p.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Err returns ps as an error, nil if there are none.
+func (ps Problems) Err() error {
+	if len(ps) == 0 {
+		return nil
+	}
+	return ps
+}

@@ -1,0 +1,109 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package resolver
+
+import (
+	"context"
+	"maps"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/transfer"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// destination is a pull's destination that adds labels to the images it stores. It forwards what containerd looks for
+// in one, or layers would neither be filtered nor unpacked.
+type destination struct {
+	transfer.ImageStorer
+	labels  map[string]string
+	discard bool
+}
+
+var (
+	_ transfer.ImageStorer   = (*destination)(nil)
+	_ transfer.ImageFilterer = (*destination)(nil)
+	_ transfer.ImageUnpacker = (*destination)(nil)
+)
+
+func newDestination(inner transfer.ImageStorer, labels map[string]string, discardLayers bool) *destination {
+	return &destination{inner, labels, discardLayers}
+}
+
+// Store implements [transfer.ImageStorer].
+func (d *destination) Store(ctx context.Context, desc ocispec.Descriptor, store images.Store) ([]images.Image, error) {
+	return d.ImageStorer.Store(ctx, desc, labelledStore{store, d.labels})
+}
+
+// ImageFilter implements [transfer.ImageFilterer].
+func (d *destination) ImageFilter(h images.HandlerFunc, cs content.Store) images.HandlerFunc {
+	if d.discard {
+		cs = layerlessStore{cs}
+	}
+	if f, ok := d.ImageStorer.(transfer.ImageFilterer); ok {
+		return f.ImageFilter(h, cs)
+	}
+	return h
+}
+
+// UnpackPlatforms implements [transfer.ImageUnpacker].
+func (d *destination) UnpackPlatforms() []transfer.UnpackConfiguration {
+	if u, ok := d.ImageStorer.(transfer.ImageUnpacker); ok {
+		return u.UnpackPlatforms()
+	}
+	return nil
+}
+
+// labelledStore adds labels to every image that goes into the store.
+type labelledStore struct {
+	images.Store
+	labels map[string]string
+}
+
+func (s labelledStore) Create(ctx context.Context, image images.Image) (images.Image, error) {
+	return s.Store.Create(ctx, s.label(image))
+}
+
+func (s labelledStore) Update(ctx context.Context, image images.Image, fieldpaths ...string) (images.Image, error) {
+	if len(fieldpaths) > 0 {
+		for label := range s.labels {
+			fieldpaths = append(fieldpaths, "labels."+label)
+		}
+	}
+	return s.Store.Update(ctx, s.label(image), fieldpaths...)
+}
+
+func (s labelledStore) label(image images.Image) images.Image {
+	labels := maps.Clone(image.Labels)
+	if labels == nil {
+		labels = make(map[string]string, len(s.labels))
+	}
+	maps.Copy(labels, s.labels)
+	image.Labels = labels
+	return image
+}
+
+// layerlessStore drops the labels that keep a manifest's layers from garbage collection: CRI's
+// discard_unpacked_layers.
+type layerlessStore struct{ content.Store }
+
+// layerLabel begins the labels of containerd's garbage collector that refer to layers.
+const layerLabel = "containerd.io/gc.ref.content.l."
+
+func (s layerlessStore) Update(ctx context.Context, info content.Info, fieldpaths ...string) (content.Info, error) {
+	var paths []string
+	for _, path := range fieldpaths {
+		if !strings.HasPrefix(path, "labels."+layerLabel) {
+			paths = append(paths, path)
+		}
+	}
+	if len(fieldpaths) > 0 && len(paths) == 0 {
+		return info, nil
+	}
+	labels := maps.Clone(info.Labels)
+	maps.DeleteFunc(labels, func(name, _ string) bool { return strings.HasPrefix(name, layerLabel) })
+	info.Labels = labels
+	return s.Store.Update(ctx, info, paths...)
+}

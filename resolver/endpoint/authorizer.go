@@ -1,0 +1,234 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/core/remotes/docker/auth"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/berth-edge/berth/resolver/credential"
+)
+
+// Authorizer answers the challenges of one registry, for every repository in it. What it learnt of one pull it uses
+// for the next: the challenge, so that no request is sent only to be refused, and tokens until they expire. A token
+// that could not be fetched is not remembered (containerd's own authorizer remembers it for ever).
+type Authorizer struct {
+	endpoint *Endpoint
+	keychain credential.Keychain
+	fetches  singleflight.Group
+
+	mu        sync.Mutex
+	challenge *auth.Challenge
+	scopes    map[string][]string // by the scopes that containerd asks for: what the registry asks for beside them
+	tokens    map[string]token    // by realm, service and scopes
+	basic     credential.Credential
+	secrets   []string
+}
+
+type token struct {
+	value   string
+	expires time.Time
+}
+
+var _ docker.Authorizer = (*Authorizer)(nil)
+
+// Authorizer returns one that has the credentials of keychain and shares nothing with others.
+func (e *Endpoint) Authorizer(keychain credential.Keychain) *Authorizer {
+	return &Authorizer{endpoint: e, keychain: keychain, scopes: map[string][]string{}, tokens: map[string]token{}}
+}
+
+// Authorize implements [docker.Authorizer].
+func (a *Authorizer) Authorize(ctx context.Context, req *http.Request) error {
+	a.mu.Lock()
+	challenge, basic := a.challenge, a.basic
+	a.mu.Unlock()
+	switch {
+	case challenge == nil || req.URL.Host != a.endpoint.host:
+		return nil
+	case challenge.Scheme == auth.BasicAuth:
+		req.SetBasicAuth(basic.Username, basic.Password.Reveal())
+		return nil
+	}
+	value, err := a.token(ctx, *challenge)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+value)
+	return nil
+}
+
+// AddResponses implements [docker.Authorizer]: it learns from a 401, and drops what the registry refused. A request
+// that was refused twice with a fresh authorization is not sent again.
+func (a *Authorizer) AddResponses(ctx context.Context, responses []*http.Response) error {
+	last := responses[len(responses)-1]
+	if last.Request.URL.Host != a.endpoint.host {
+		return fmt.Errorf("%s asks for a credential that is not its own: %w", last.Request.URL.Host, errdefs.ErrNotImplemented)
+	}
+	refused := 0
+	for _, r := range responses {
+		if r.StatusCode == http.StatusUnauthorized && r.Request.Header.Get("Authorization") != "" {
+			refused++
+		}
+	}
+	if refused > 1 {
+		return fmt.Errorf("%s: %w", a.endpoint.host, docker.ErrInvalidAuthorization)
+	}
+	for _, c := range auth.ParseAuthHeader(last.Header) {
+		switch c.Scheme {
+		case auth.BearerAuth:
+			return a.learnBearer(ctx, c, last.Request)
+		case auth.BasicAuth:
+			return a.learnBasic(ctx, c)
+		}
+	}
+	return fmt.Errorf("%s: no authentication scheme that is supported: %w", a.endpoint.host, errdefs.ErrNotImplemented)
+}
+
+func (a *Authorizer) learnBasic(ctx context.Context, c auth.Challenge) error {
+	cred, err := a.credential(ctx)
+	if err != nil {
+		return err
+	}
+	if cred.IsZero() || cred.Username == credential.IdentityToken {
+		return fmt.Errorf("%s asks for a username and a password, and none is configured: %w", a.endpoint.host, docker.ErrInvalidAuthorization)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.challenge, a.basic = &c, cred
+	return nil
+}
+
+func (a *Authorizer) learnBearer(ctx context.Context, c auth.Challenge, req *http.Request) error {
+	if err := a.endpoint.checkRealm(c.Parameters["realm"]); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	asked := docker.GetTokenScopes(ctx, nil)
+	if scope := c.Parameters["scope"]; scope != "" {
+		a.scopes[strings.Join(asked, " ")] = strings.Fields(scope)
+	}
+	// Only the token that was refused: another pull may have replaced it meanwhile.
+	if sent, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer "); ok {
+		for key, t := range a.tokens {
+			if t.value == sent {
+				delete(a.tokens, key)
+			}
+		}
+	}
+	a.challenge = &c
+	return nil
+}
+
+// token returns a token for the scopes of ctx: one that is still good, or a new one, fetched once for all who wait.
+func (a *Authorizer) token(ctx context.Context, c auth.Challenge) (string, error) {
+	asked := docker.GetTokenScopes(ctx, nil)
+	a.mu.Lock()
+	options := auth.TokenOptions{
+		Realm:   c.Parameters["realm"],
+		Service: c.Parameters["service"],
+		Scopes:  docker.GetTokenScopes(ctx, a.scopes[strings.Join(asked, " ")]),
+	}
+	key := strings.Join(append([]string{options.Realm, options.Service}, options.Scopes...), " ")
+	t, ok := a.tokens[key]
+	a.mu.Unlock()
+	if ok && time.Now().Before(t.expires) {
+		return t.value, nil
+	}
+	fetched := a.fetches.DoChan(key, func() (any, error) {
+		// The first who asks may give up while others wait.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tokenTimeout)
+		defer cancel()
+		return a.fetch(ctx, key, options)
+	})
+	select {
+	case <-ctx.Done():
+		return "", ctx.Err()
+	case r := <-fetched:
+		if r.Err != nil {
+			return "", r.Err
+		}
+		return r.Val.(string), nil
+	}
+}
+
+func (a *Authorizer) fetch(ctx context.Context, key string, options auth.TokenOptions) (string, error) {
+	cred, err := a.credential(ctx)
+	if err != nil {
+		return "", err
+	}
+	options.Secret = cred.Password.Reveal()
+	if cred.Username != credential.IdentityToken {
+		options.Username = cred.Username
+	}
+	t, err := a.endpoint.fetchToken(ctx, options)
+	if err != nil {
+		return "", a.explain(options.Realm, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	for k, old := range a.tokens {
+		if now.After(old.expires) {
+			delete(a.tokens, k)
+		}
+	}
+	a.tokens[key] = t
+	return t.value, nil
+}
+
+// explain names the realm, and says "unauthorized" where the credential was refused.
+func (a *Authorizer) explain(realm string, err error) error {
+	where := "fetch token"
+	if u, perr := url.Parse(realm); perr == nil {
+		where = "fetch token from " + u.Host
+	}
+	var status remoteerrors.ErrUnexpectedStatus
+	if errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden) {
+		return fmt.Errorf("%s: unauthorized (%s): %w", where, status.Status, docker.ErrInvalidAuthorization)
+	}
+	return fmt.Errorf("%s: %w", where, withoutURL(err))
+}
+
+func (a *Authorizer) credential(ctx context.Context) (credential.Credential, error) {
+	cred, err := a.keychain.Credential(ctx)
+	if err != nil {
+		return credential.Credential{}, err
+	}
+	a.mu.Lock()
+	a.secrets = cred.Secrets()
+	a.mu.Unlock()
+	return cred, nil
+}
+
+// known returns the secrets that a holds.
+func (a *Authorizer) known() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	known := append([]string(nil), a.secrets...)
+	for _, t := range a.tokens {
+		known = append(known, t.value)
+	}
+	return known
+}
+
+// Redact replaces every secret that the endpoint holds in text.
+func (e *Endpoint) Redact(text string) string {
+	for _, secret := range e.auth.known() {
+		text = strings.ReplaceAll(text, secret, credential.Secret("").String())
+	}
+	return text
+}

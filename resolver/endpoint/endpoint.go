@@ -1,0 +1,224 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+
+	"github.com/berth-edge/berth/resolver/credential"
+)
+
+// downFor is how long a registry that could not be reached is put behind the other targets of a route.
+const downFor = 5 * time.Second
+
+// Endpoint is one registry, reached over HTTP. It is safe for concurrent use and shared by every pull.
+type Endpoint struct {
+	host   string // host[:port] of the registry's API
+	opts   Options
+	routes transports
+	auth   *Authorizer
+	client *http.Client // what containerd's resolver uses: RoundTrip below
+	follow *http.Client // follows redirects, under the rules of checkRedirect
+
+	plain   atomic.Bool // the port does not speak TLS; only ever set with Insecure
+	spoke   atomic.Bool // TLS worked once, so that the port is never taken for plain HTTP again
+	downUTC atomic.Int64
+}
+
+// New returns the endpoint of the registry at host, which is host[:port]. Errors are about files that opts names.
+func New(host string, keychain credential.Keychain, opts Options) (*Endpoint, error) {
+	if opts.DialTimeout == 0 {
+		opts.DialTimeout = defaultDialTimeout
+	}
+	if opts.StallTimeout == 0 {
+		opts.StallTimeout = defaultStallTimeout
+	}
+	e := &Endpoint{host: apiHost(host), opts: opts}
+	e.plain.Store(opts.Insecure && opts.PlainHTTP)
+	var err error
+	if e.routes, err = newTransports(e.host, opts); err != nil {
+		return nil, err
+	}
+	e.follow = &http.Client{Transport: roundTripper(e.send), CheckRedirect: e.checkRedirect}
+	e.client = &http.Client{Transport: roundTripper(e.roundTrip)}
+	e.auth = e.Authorizer(keychain)
+	return e, nil
+}
+
+// apiHost is where a registry answers: Docker Hub's API has a host of its own.
+func apiHost(host string) string {
+	if host == "docker.io" {
+		return "registry-1.docker.io"
+	}
+	return host
+}
+
+// Hosts returns what containerd's docker resolver asks for, with auth or, if that is nil, with the endpoint's own
+// authorizer, whose tokens every pull shares.
+func (e *Endpoint) Hosts(auth *Authorizer) docker.RegistryHosts {
+	if auth == nil {
+		auth = e.auth
+	}
+	host := docker.RegistryHost{
+		Client:       e.client,
+		Authorizer:   auth,
+		Host:         e.host,
+		Scheme:       "https",
+		Path:         "/v2",
+		Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
+	}
+	return func(string) ([]docker.RegistryHost, error) { return []docker.RegistryHost{host}, nil }
+}
+
+// Host returns the host[:port] of the registry's API.
+func (e *Endpoint) Host() string { return e.host }
+
+// Down reports whether the registry could not be reached a moment ago, and how long ago that was.
+func (e *Endpoint) Down() (time.Duration, bool) {
+	ago := time.Since(time.Unix(0, e.downUTC.Load()))
+	return ago, ago < downFor
+}
+
+// CloseIdle closes the connections that no pull uses.
+func (e *Endpoint) CloseIdle() { e.routes.closeIdle() }
+
+// roundTripper makes a method an [http.RoundTripper].
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// roundTrip serves containerd's resolver: redirects are followed here, so that no address that one led to, which may
+// be a credential in itself, is in an error or a log.
+func (e *Endpoint) roundTrip(req *http.Request) (*http.Response, error) {
+	ctx, guard := newStallGuard(req.Context(), e.host, e.opts.StallTimeout)
+	resp, err := e.follow.Do(req.WithContext(ctx))
+	guard.stop()
+	if err != nil {
+		err = guard.explain(withoutURL(err))
+		guard.cancel()
+		err = explain(req.Context(), e.host, e.opts.StallTimeout, err)
+		var own *Error
+		if errors.As(err, &own) && own.Down() {
+			e.downUTC.Store(time.Now().UnixNano())
+		}
+		return nil, err
+	}
+	e.downUTC.Store(0)
+	resp.Header.Del("Set-Cookie") // containerd logs headers at debug level
+	resp.Body = guard.body(resp.Body)
+	if resp.StatusCode >= http.StatusBadRequest {
+		e.redactBody(resp)
+	}
+	if err := waitRetryAfter(req.Context(), resp); err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return resp, nil
+}
+
+// withoutURL drops the method and URL that [http.Client] puts before an error.
+func withoutURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+// send is one request, without redirects.
+func (e *Endpoint) send(req *http.Request) (*http.Response, error) {
+	if req.URL.Host != e.host {
+		return e.routes.other.RoundTrip(req)
+	}
+	if !e.opts.Insecure {
+		return e.routes.own.RoundTrip(req)
+	}
+	if e.plain.Load() {
+		return e.routes.own.RoundTrip(overHTTP(req))
+	}
+	resp, err := e.routes.own.RoundTrip(req)
+	switch {
+	case err == nil:
+		e.spoke.Store(true)
+	case isNotTLS(err) && !e.spoke.Load() && req.Context().Err() == nil:
+		if resp, err = e.routes.own.RoundTrip(overHTTP(req)); err == nil {
+			e.plain.Store(true)
+		}
+	}
+	return resp, err
+}
+
+func overHTTP(req *http.Request) *http.Request {
+	req = req.Clone(req.Context())
+	req.URL.Scheme = "http"
+	return req
+}
+
+// kept are the headers that a redirect to another host or port may carry. Authorization, cookies and whatever an
+// operator configured stay behind.
+var kept = map[string]bool{"Accept": true, "Accept-Encoding": true, "Range": true, "User-Agent": true}
+
+const maxRedirects = 10
+
+func (e *Endpoint) checkRedirect(req *http.Request, via []*http.Request) error {
+	if len(via) >= maxRedirects {
+		return errors.New("stopped after 10 redirects")
+	}
+	if req.URL.Scheme != "https" && !(e.opts.Insecure && req.URL.Scheme == "http") {
+		return &Error{Cause: Redirected, Text: e.host + ": refusing redirect to " + req.URL.Scheme + "://" + req.URL.Host + ": it is not HTTPS"}
+	}
+	if req.URL.Host == e.host {
+		return nil
+	}
+	for name := range req.Header {
+		if !kept[name] {
+			req.Header.Del(name)
+		}
+	}
+	return nil
+}
+
+// waitRetryAfter delays an answer that asks for it, since containerd tries again at once, five times in all.
+func waitRetryAfter(ctx context.Context, resp *http.Response) error {
+	wait, ok := retryAfter(resp, time.Now())
+	if !ok {
+		return nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// Bounds of one wait: five of the longest make a minute.
+const (
+	minRetryWait = time.Second
+	maxRetryWait = 12 * time.Second
+)
+
+// retryAfter reads Retry-After, in seconds or as a date (RFC 9110, 10.2.3). Without one a 429 waits the least.
+func retryAfter(resp *http.Response, now time.Time) (time.Duration, bool) {
+	header := resp.Header.Get("Retry-After")
+	if resp.StatusCode != http.StatusTooManyRequests && (resp.StatusCode != http.StatusServiceUnavailable || header == "") {
+		return 0, false
+	}
+	wait := minRetryWait
+	if seconds, err := time.ParseDuration(header + "s"); err == nil {
+		wait = seconds
+	} else if date, err := http.ParseTime(header); err == nil {
+		wait = date.Sub(now)
+	}
+	return min(max(wait, minRetryWait), maxRetryWait), true
+}

@@ -1,0 +1,76 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+)
+
+var errStalled = errors.New("stalled")
+
+// stallGuard ends a request in which no byte arrives for a time: before the headers, or within one read of the body.
+// The time in which nobody reads does not count.
+type stallGuard struct {
+	ctx     context.Context
+	cancel  context.CancelFunc
+	timer   *time.Timer
+	host    string
+	timeout time.Duration
+}
+
+func newStallGuard(parent context.Context, host string, timeout time.Duration) (context.Context, *stallGuard) {
+	ctx, cancel := context.WithCancelCause(parent)
+	g := &stallGuard{ctx: ctx, host: host, timeout: timeout, cancel: func() { cancel(nil) }}
+	g.timer = time.AfterFunc(timeout, func() { cancel(errStalled) })
+	return ctx, g
+}
+
+func (g *stallGuard) stop() { g.timer.Stop() }
+
+// explain returns err, or what the guard did if that was the cause of err.
+func (g *stallGuard) explain(err error) error {
+	if errors.Is(context.Cause(g.ctx), errStalled) {
+		return &Error{Cause: TimedOut, Text: fmt.Sprintf("%s: stalled: no byte for %s", g.host, g.timeout), err: context.DeadlineExceeded}
+	}
+	return err
+}
+
+func (g *stallGuard) body(body io.ReadCloser) io.ReadCloser { return &guardedBody{body, g} }
+
+type guardedBody struct {
+	io.ReadCloser
+	guard *stallGuard
+}
+
+func (b *guardedBody) Read(p []byte) (int, error) {
+	b.guard.timer.Reset(b.guard.timeout)
+	n, err := b.ReadCloser.Read(p)
+	b.guard.stop()
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = b.guard.explain(err)
+	}
+	return n, err
+}
+
+func (b *guardedBody) Close() error {
+	defer b.guard.cancel()
+	return b.ReadCloser.Close()
+}
+
+// maxErrorBody bounds what is read of an answer that is an error.
+const maxErrorBody = 64 << 10
+
+// redactBody takes the secrets of the endpoint out of an error that the registry sent. Having read it, the
+// connection can be used again.
+func (e *Endpoint) redactBody(resp *http.Response) {
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+	resp.Body.Close()
+	resp.Body = io.NopCloser(bytes.NewReader([]byte(e.Redact(string(text)))))
+}

@@ -1,0 +1,157 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker/auth"
+)
+
+const (
+	tokenTimeout = 30 * time.Second
+	maxTokenBody = 1 << 20
+
+	// Lifetime of a token whose server does not say (distribution's token specification), and bounds of what it says.
+	defaultTokenLife = 60 * time.Second
+	maxTokenLife     = 24 * time.Hour
+)
+
+// checkRealm reports why the credential may not be sent to a token realm, nil if it may: it is HTTPS unless the
+// registry is not, and it is the registry's own host, one of token_realms, or a name. That a name does not lead to this
+// machine is checked when it is dialled, see [refuseLocal].
+func (e *Endpoint) checkRealm(realm string) error {
+	refuse := func(why string) error {
+		return &Error{Cause: RealmRefused, Text: fmt.Sprintf("token realm %q refused for %s: %s", realm, e.host, why)}
+	}
+	u, err := url.Parse(realm)
+	if err != nil || u.Host == "" {
+		return refuse("not a URL")
+	}
+	switch {
+	case u.User != nil:
+		return refuse("it has a username")
+	case u.Scheme == "http" && !e.plain.Load():
+		return refuse("plain http")
+	case u.Scheme != "http" && u.Scheme != "https":
+		return refuse("neither http nor https")
+	case e.trustsRealm(u):
+		return nil
+	case net.ParseIP(u.Hostname()) != nil:
+		return refuse("an address that is not the registry's; add it to token_realms to allow it")
+	}
+	return nil
+}
+
+// trustsRealm reports whether a realm is the registry's own host, at any port, or one of token_realms.
+func (e *Endpoint) trustsRealm(u *url.URL) bool {
+	if strings.EqualFold(u.Hostname(), hostname(e.host)) {
+		return true
+	}
+	for _, realm := range e.opts.TokenRealms {
+		if strings.EqualFold(realm, u.Host) || strings.EqualFold(realm, u.Hostname()) {
+			return true
+		}
+	}
+	return false
+}
+
+// fetchToken asks a realm that checkRealm let through: by GET with a password (or anonymously), as the specification
+// has it, and by POST with an identity token.
+func (e *Endpoint) fetchToken(ctx context.Context, options auth.TokenOptions) (token, error) {
+	client := &http.Client{Transport: roundTripper(e.sendToken), CheckRedirect: e.checkTokenRedirect}
+	if options.Secret != "" && options.Username == "" {
+		r, err := auth.FetchTokenWithOAuth(ctx, client, nil, "containerd-client", options)
+		if err != nil {
+			return token{}, err
+		}
+		return newToken(r.AccessToken, r.ExpiresInSeconds), nil
+	}
+	r, err := auth.FetchToken(ctx, client, nil, options)
+	if err != nil {
+		return token{}, err
+	}
+	return newToken(r.Token, r.ExpiresInSeconds), nil
+}
+
+// newToken makes a token that is used for nine tenths of its life.
+func newToken(value string, seconds int) token {
+	life := defaultTokenLife
+	if seconds > 0 {
+		life = min(time.Duration(min(seconds, int(maxTokenLife/time.Second)))*time.Second, maxTokenLife)
+	}
+	return token{value, time.Now().Add(life * 9 / 10)}
+}
+
+func (e *Endpoint) sendToken(req *http.Request) (*http.Response, error) {
+	transport, err := e.realmTransport(req)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := transport.RoundTrip(req)
+	if errors.Is(err, errLocalRealm) {
+		return nil, &Error{Cause: RealmRefused, Text: fmt.Sprintf("token realm %q refused for %s: %v; add it to token_realms to allow it", req.URL.Host, e.host, errLocalRealm)}
+	}
+	if err != nil {
+		return nil, explain(req.Context(), req.URL.Host, tokenTimeout, err)
+	}
+	resp.Header.Del("Set-Cookie")
+	resp.Body = &boundedBody{resp.Body, maxTokenBody}
+	if resp.StatusCode >= http.StatusBadRequest {
+		e.redactBody(resp)
+	}
+	return resp, nil
+}
+
+func (e *Endpoint) realmTransport(req *http.Request) (http.RoundTripper, error) {
+	if req.URL.Host == e.host {
+		return e.routes.own, nil
+	}
+	proxied, err := e.routes.proxy(req)
+	if err != nil {
+		return nil, err
+	}
+	if proxied != nil || e.trustsRealm(req.URL) {
+		return e.routes.other, nil
+	}
+	return e.routes.realm, nil
+}
+
+// checkTokenRedirect keeps a token request, which carries the credential, on its host.
+func (e *Endpoint) checkTokenRedirect(req *http.Request, via []*http.Request) error {
+	first := via[0].URL
+	if req.URL.Host != first.Host || req.URL.Scheme != first.Scheme {
+		return &Error{Cause: RealmRefused, Text: fmt.Sprintf("refusing token redirect to %s://%s: it is not %s://%s", req.URL.Scheme, req.URL.Host, first.Scheme, first.Host)}
+	}
+	if len(via) >= maxRedirects {
+		return errors.New("stopped after 10 redirects")
+	}
+	return nil
+}
+
+// boundedBody fails once more than left bytes were read.
+type boundedBody struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, fmt.Errorf("token response is larger than %d bytes", maxTokenBody)
+	}
+	if int64(len(p)) > b.left {
+		p = p[:b.left]
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	return n, err
+}

@@ -1,0 +1,142 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"syscall"
+	"time"
+)
+
+const (
+	idlePerHost = 16
+	idleTimeout = 30 * time.Second
+)
+
+// transports are the ways out of one endpoint. They differ in what they show and in what they may reach.
+type transports struct {
+	own   *http.Transport // the registry's host and port: with the client certificate
+	other *http.Transport // where redirects lead, and token realms that were configured
+	realm *http.Transport // token realms that the registry names: not to this machine
+	proxy func(*http.Request) (*url.URL, error)
+}
+
+func newTransports(host string, opts Options) (transports, error) {
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool() // a system without one; the registry's own certificates may do
+	}
+	for _, text := range opts.Certificates {
+		certs, err := ParseCertificates(text)
+		if err != nil {
+			return transports{}, fmt.Errorf("certificates: %w", err)
+		}
+		for _, cert := range certs {
+			pool.AddCert(cert)
+		}
+	}
+	proxy := http.ProxyFromEnvironment
+	if opts.Proxy != "" {
+		u, err := ParseProxy(opts.Proxy)
+		if err != nil {
+			return transports{}, fmt.Errorf("proxy: %w", err)
+		}
+		proxy = http.ProxyURL(u)
+	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}
+	if opts.Insecure {
+		acceptAny(config, append([]string{host}, opts.TokenRealms...))
+	}
+
+	t := transports{proxy: proxy}
+	t.other = newTransport(config.Clone(), opts.DialTimeout)
+	t.other.Proxy = proxy
+	t.realm = newTransport(config.Clone(), opts.DialTimeout)
+	t.realm.DialContext = (&net.Dialer{Timeout: opts.DialTimeout, Control: refuseLocal}).DialContext
+	if opts.ClientCertificate != "" {
+		pair, err := ParseKeyPair(opts.ClientCertificate, opts.ClientKey)
+		if err != nil {
+			return transports{}, fmt.Errorf("client_certificate: %w", err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	t.own = newTransport(config, opts.DialTimeout)
+	t.own.Proxy = proxy
+	return t, nil
+}
+
+func newTransport(config *tls.Config, dialTimeout time.Duration) *http.Transport {
+	config.ClientSessionCache = tls.NewLRUClientSessionCache(0)
+	return &http.Transport{
+		TLSClientConfig:     config,
+		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSHandshakeTimeout: handshakeTimeout,
+		ForceAttemptHTTP2:   true,
+		DisableCompression:  true, // containerd asks for what it wants itself
+		MaxIdleConnsPerHost: idlePerHost,
+		IdleConnTimeout:     idleTimeout,
+	}
+}
+
+func (t transports) closeIdle() {
+	for _, transport := range []*http.Transport{t.own, t.other, t.realm} {
+		transport.CloseIdleConnections()
+	}
+}
+
+// acceptAny makes config accept any certificate of the given hosts, and verify all others as usual.
+func acceptAny(config *tls.Config, hosts []string) {
+	names := make([]string, 0, len(hosts))
+	for _, host := range hosts {
+		names = append(names, hostname(host))
+	}
+	config.InsecureSkipVerify = true // or VerifyConnection would come too late
+	config.VerifyConnection = func(state tls.ConnectionState) error {
+		if slices.Contains(names, state.ServerName) {
+			return nil
+		}
+		chain := x509.VerifyOptions{Roots: config.RootCAs, DNSName: state.ServerName, Intermediates: x509.NewCertPool()}
+		for _, cert := range state.PeerCertificates[1:] {
+			chain.Intermediates.AddCert(cert)
+		}
+		_, err := state.PeerCertificates[0].Verify(chain)
+		return err
+	}
+}
+
+// hostname returns host[:port] without its port and brackets.
+func hostname(host string) string { return (&url.URL{Host: host}).Hostname() }
+
+// refuseLocal keeps a token realm from leading the credential to a service of this machine or this link.
+func refuseLocal(_, address string, _ syscall.RawConn) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(host); ip == nil || ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsUnspecified() || ip.IsMulticast() {
+		return fmt.Errorf("%w %s", errLocalRealm, host)
+	}
+	return nil
+}
+
+var errLocalRealm = errors.New("it resolves to the local address")
+
+// isNotTLS reports that a port answered a TLS handshake with something else, or, as some plain HTTP servers do with
+// what they cannot read, with nothing.
+func isNotTLS(err error) bool {
+	var record tls.RecordHeaderError
+	return errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &record) || isHandshakeTimeout(err)
+}
+
+func isHandshakeTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout() && !isDial(err)
+}

@@ -1,0 +1,158 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package resolver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/core/transfer"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// origin is where one attempt of a pull goes: containerd's OCIRegistry is one.
+type origin interface {
+	transfer.ImageFetcher
+	transfer.ImageResolverOptionSetter
+	fmt.Stringer
+}
+
+// source is one target of a route while it is pulled from. It answers with the image's own name, so that verifiers,
+// labels and events speak of what the user asked for, and it counts what it was asked for and what it gave.
+type source struct {
+	origin origin
+	name   string // the image's name
+	ref    string // what the origin is asked for
+	limit  *Downloads
+
+	keepURLs bool // use the addresses that descriptors bring along, as stock does
+
+	resolved digest.Digest // set when Resolve succeeded
+	chosen   atomic.Bool   // containerd asked for the content: no verifier refused the image
+	failed   atomic.Bool   // reading content failed
+	bytes    atomic.Int64
+
+	mu      sync.Mutex
+	fetched []ocispec.Descriptor
+}
+
+var (
+	_ transfer.ImageFetcher              = (*source)(nil)
+	_ transfer.ImageResolverOptionSetter = (*source)(nil) // or containerd's download limits are lost
+	_ fmt.Stringer                       = (*source)(nil) // progress lines say where a pull goes
+)
+
+func (s *source) String() string { return s.origin.String() }
+
+// Resolve implements [transfer.ImageResolver].
+func (s *source) Resolve(ctx context.Context) (string, ocispec.Descriptor, error) {
+	_, desc, err := s.origin.Resolve(ctx)
+	if err != nil {
+		return "", ocispec.Descriptor{}, err
+	}
+	s.resolved = desc.Digest
+	return s.name, desc, nil
+}
+
+// SetResolverOptions implements [transfer.ImageResolverOptionSetter].
+func (s *source) SetResolverOptions(opts ...transfer.ImageResolverOption) {
+	s.origin.SetResolverOptions(append(opts, s.limit.options()...)...)
+}
+
+// Fetcher implements [transfer.ImageFetcher].
+func (s *source) Fetcher(ctx context.Context, _ string) (transfer.Fetcher, error) {
+	s.chosen.Store(true)
+	f, err := s.origin.Fetcher(ctx, s.ref)
+	if err != nil {
+		return nil, err
+	}
+	return &fetcher{f, s}, nil
+}
+
+type fetcher struct {
+	transfer.Fetcher
+	source *source
+}
+
+// Fetch implements [transfer.Fetcher]. Addresses that a descriptor brings along are not used: they lead past the rules.
+func (f *fetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	f.source.mu.Lock()
+	f.source.fetched = append(f.source.fetched, desc)
+	f.source.mu.Unlock()
+	if max := docker.MaxManifestSize; desc.Size > max && (images.IsManifestType(desc.MediaType) || images.IsIndexType(desc.MediaType)) {
+		f.source.failed.Store(true)
+		return nil, fmt.Errorf("manifest %s is %d bytes, limit %d: %w", desc.Digest, desc.Size, max, errdefs.ErrInvalidArgument)
+	}
+	if !f.source.keepURLs {
+		desc.URLs = nil
+	}
+	rc, err := f.Fetcher.Fetch(ctx, desc)
+	if err != nil {
+		f.source.failed.Store(true)
+		return nil, err
+	}
+	r := &reader{rc, f.source}
+	if seeker, ok := rc.(io.Seeker); ok {
+		return &seekingReader{r, seeker}, nil
+	}
+	return r, nil
+}
+
+// reader counts bytes and notes failures.
+type reader struct {
+	io.ReadCloser
+	source *source
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	r.source.bytes.Add(int64(n))
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.source.failed.Store(true)
+	}
+	return n, err
+}
+
+// seekingReader forwards Seek, or an interrupted download could not be resumed.
+type seekingReader struct {
+	*reader
+	io.Seeker
+}
+
+// endpointOrigin asks a configured registry.
+type endpointOrigin struct {
+	resolver remotes.Resolver
+	ref      string
+}
+
+var _ origin = (*endpointOrigin)(nil)
+
+func newEndpointOrigin(ref string, hosts docker.RegistryHosts) *endpointOrigin {
+	return &endpointOrigin{docker.NewResolver(docker.ResolverOptions{Hosts: hosts}), ref}
+}
+
+func (o *endpointOrigin) String() string { return fmt.Sprintf("OCI Registry (%s)", o.ref) }
+
+func (o *endpointOrigin) Resolve(ctx context.Context) (string, ocispec.Descriptor, error) {
+	return o.resolver.Resolve(ctx, o.ref)
+}
+
+func (o *endpointOrigin) SetResolverOptions(opts ...transfer.ImageResolverOption) {
+	if r, ok := o.resolver.(remotes.ResolverWithOptions); ok {
+		r.SetOptions(opts...)
+	}
+}
+
+func (o *endpointOrigin) Fetcher(ctx context.Context, ref string) (transfer.Fetcher, error) {
+	return o.resolver.Fetcher(ctx, ref)
+}

@@ -1,0 +1,224 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package resolver
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/core/transfer"
+	"github.com/containerd/containerd/v2/core/transfer/registry"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// LeaseLabel marks the leases of pulls. One that is there when containerd starts is of a pull that was killed.
+const LeaseLabel = "io.berth.pull"
+
+// leaseExpiry is for a lease that nobody comes back to: containerd was replaced by another.
+const leaseExpiry = 24 * time.Hour
+
+// Transferrer is containerd's transfer service with the route of every pull decided by [Routes]. Pushes, imports and
+// exports pass through.
+type Transferrer struct {
+	// Inner is the service that does the work; a pull calls it once for each target that it tries.
+	Inner transfer.Transferrer
+	// Routes returns the routes in force. An error refuses the pull: it says why there are none.
+	Routes func(context.Context) (*Routes, error)
+	// Leases and Content are containerd's own.
+	Leases  leases.Manager
+	Content content.Store
+	// Downloads limits downloads in the place of Inner's limit.
+	Downloads *Downloads
+	// DiscardLayers lets garbage collection take a compressed layer that is unpacked.
+	DiscardLayers func() bool
+}
+
+var _ transfer.Transferrer = (*Transferrer)(nil)
+
+// Transfer implements [transfer.Transferrer].
+func (t *Transferrer) Transfer(ctx context.Context, src, dst any, opts ...transfer.Opt) error {
+	fetcher, isFetcher := src.(transfer.ImageFetcher)
+	storer, isStorer := dst.(transfer.ImageStorer)
+	if !isFetcher || !isStorer {
+		return t.Inner.Transfer(ctx, src, dst, opts...)
+	}
+	routes, err := t.Routes(ctx)
+	if err != nil {
+		countRefusal(unusable)
+		return fmt.Errorf("pull %v: Berth's configuration cannot be used, so nothing is pulled: %w: %w", src, err, errdefs.ErrFailedPrecondition)
+	}
+	reg, ok := fetcher.(*registry.OCIRegistry)
+	if !ok {
+		if routes.config.Configured() {
+			countRefusal(denied)
+			return fmt.Errorf("pull %v: %T is not a registry that rules apply to: %w", src, src, errdefs.ErrPermissionDenied)
+		}
+		return t.Inner.Transfer(ctx, src, dst, opts...)
+	}
+	ctx, done, err := t.withLease(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return (&pull{t: t, routes: routes, client: reg, storer: storer, opts: opts}).run(ctx)
+}
+
+// withLease makes the lease under which every attempt of a pull runs, unless the client brought one.
+func (t *Transferrer) withLease(ctx context.Context) (context.Context, func(), error) {
+	if _, ok := leases.FromContext(ctx); ok {
+		return ctx, func() {}, nil
+	}
+	lease, err := t.Leases.Create(ctx, leases.WithRandomID(), leases.WithExpiration(leaseExpiry), leases.WithLabel(LeaseLabel, "true"))
+	if err != nil {
+		return ctx, nil, fmt.Errorf("create lease: %w", err)
+	}
+	return leases.WithLease(ctx, lease.ID), func() {
+		if err := t.Leases.Delete(context.WithoutCancel(ctx), lease); err != nil && !errdefs.IsNotFound(err) {
+			log.G(ctx).WithError(err).WithField("lease", lease.ID).Warn("delete lease of a pull")
+		}
+	}, nil
+}
+
+// pull is one pull: one route, gone through once.
+type pull struct {
+	t      *Transferrer
+	routes *Routes
+	client *registry.OCIRegistry
+	storer transfer.ImageStorer
+	opts   []transfer.Opt
+}
+
+func (p *pull) run(ctx context.Context) error {
+	ref := p.client.Image()
+	if !p.routes.config.Configured() {
+		return p.untouched(ctx, ref)
+	}
+	route := p.routes.Route(ref)
+	if route.Err != nil {
+		countRefusal(denied)
+		return fmt.Errorf("pull %s: %w", ref, route.Err)
+	}
+	var attempts []attempt
+	for _, target := range order(ctx, route.Targets) {
+		a := p.try(ctx, route, target)
+		if a.err == nil {
+			return nil
+		}
+		attempts = append(attempts, a)
+		if ctx.Err() != nil {
+			return fmt.Errorf("pull %s: %w", ref, ctx.Err())
+		}
+		if !a.goOn(ctx) {
+			break
+		}
+		countFallback(target, a.outcome())
+		log.G(ctx).WithFields(log.Fields{"ref": ref, "pulled-as": target.Pull.String(), "rule": route.Rule, "cause": a.cause()}).
+			Warn("target of a pull failed")
+	}
+	return &PullError{route: route, attempts: attempts}
+}
+
+// untouched pulls as stock containerd does, with stock's errors: nothing is configured.
+func (p *pull) untouched(ctx context.Context, ref string) error {
+	src := p.newSource(p.client, ref, ref)
+	src.keepURLs = true
+	start := time.Now()
+	err := p.t.Inner.Transfer(ctx, src, newDestination(p.storer, nil, p.t.discards()), p.opts...)
+	record(ctx, provenance{ref: ref, kind: KindSource, pulledAs: ref, source: src, took: time.Since(start)}, err)
+	return err
+}
+
+// order puts targets that could not be reached a moment ago behind the others.
+func order(ctx context.Context, targets []Target) []Target {
+	if len(targets) == 1 {
+		return targets
+	}
+	var up, down []Target
+	for _, target := range targets {
+		if target.endpoint != nil {
+			if ago, isDown := target.endpoint.Down(); isDown {
+				log.G(ctx).WithFields(log.Fields{"pulled-as": target.Pull.String(), "ago": ago.Round(time.Millisecond)}).
+					Info("target of a pull put last: it could not be reached a moment ago")
+				down = append(down, target)
+				continue
+			}
+		}
+		up = append(up, target)
+	}
+	return append(up, down...)
+}
+
+func (p *pull) try(ctx context.Context, route Route, target Target) attempt {
+	origin, err := p.origin(ctx, target)
+	if err != nil {
+		return attempt{target: target, err: err}
+	}
+	src := p.newSource(origin, route.Ref, target.Pull.String())
+	labels := map[string]string{
+		LabelPulledAs: target.Pull.String(),
+		LabelRule:     route.Rule,
+		LabelSource:   sourceName(target),
+		LabelPulledAt: time.Now().UTC().Format(time.RFC3339),
+	}
+	start := time.Now()
+	err = p.t.Inner.Transfer(ctx, src, newDestination(p.storer, labels, p.t.discards()), p.opts...)
+	if err != nil {
+		p.reset(ctx, src)
+	}
+	record(ctx, provenance{
+		ref: route.Ref, kind: target.Kind, registry: target.Domain(), pulledAs: target.Pull.String(),
+		rule: route.Rule, source: src, took: time.Since(start),
+	}, err)
+	return attempt{target: target, source: src, err: err}
+}
+
+func (t *Transferrer) discards() bool { return t.DiscardLayers != nil && t.DiscardLayers() }
+
+func (p *pull) newSource(o origin, name, ref string) *source {
+	return &source{origin: o, name: name, ref: ref, limit: p.t.Downloads}
+}
+
+// origin is how a target is reached: a configured registry by our endpoint, any other as the client would.
+func (p *pull) origin(ctx context.Context, target Target) (origin, error) {
+	switch {
+	case target.endpoint != nil && target.Credential() == "client":
+		// Tokens made of a client's credential are its own.
+		own := target.endpoint.Authorizer(client{p.client, target.endpoint.Host()})
+		return newEndpointOrigin(target.Pull.String(), target.endpoint.Hosts(own)), nil
+	case target.endpoint != nil:
+		return newEndpointOrigin(target.Pull.String(), target.endpoint.Hosts(nil)), nil
+	case target.Kind == KindSource:
+		return p.client, nil
+	}
+	return client{registry: p.client}.origin(ctx, target.Pull.String())
+}
+
+// reset empties what a failed attempt left half-written. containerd would go on where it ended, even with bytes that
+// were wrong, and then never ask again for as long as the lease lives. An ingest that another pull holds open stays.
+func (p *pull) reset(ctx context.Context, src *source) {
+	ctx = context.WithoutCancel(ctx)
+	src.mu.Lock()
+	fetched := append([]ocispec.Descriptor(nil), src.fetched...)
+	src.mu.Unlock()
+	for _, desc := range fetched {
+		key := remotes.MakeRefKey(ctx, desc)
+		if _, err := p.t.Content.Status(ctx, key); err != nil {
+			continue
+		}
+		w, err := p.t.Content.Writer(ctx, content.WithRef(key), content.WithDescriptor(desc))
+		if err != nil {
+			continue // complete after all, or in use
+		}
+		if err := w.Truncate(0); err != nil {
+			log.G(ctx).WithError(err).WithField("digest", desc.Digest).Warn("reset a failed download")
+		}
+		w.Close()
+	}
+}
