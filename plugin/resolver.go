@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/plugin/registry"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/berth-edge/berth/plugin/dropin"
 	"github.com/berth-edge/berth/resolver"
 	"github.com/berth-edge/berth/resolver/config"
 )
@@ -43,6 +44,13 @@ func init() {
 			return r, nil
 		},
 	})
+}
+
+// WarnNotImported warns of drop-ins beside containerd's main file that name our plugins and are not read.
+func WarnNotImported(ctx context.Context, mainConfig string) {
+	for _, file := range dropin.NotImported(mainConfig, ResolverURI) {
+		log.G(ctx).Warnf("%s is not read: %s does not import it; add imports = [%q]", file, mainConfig, dropin.Pattern(mainConfig))
+	}
 }
 
 // Resolver holds the configuration in force. Its content never keeps containerd from starting: a mistake is held, and

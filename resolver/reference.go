@@ -56,7 +56,7 @@ func ParsePrefix(s string) (Prefix, error) {
 	host, path, _ := strings.Cut(s, "/")
 	host = hostName(host)
 	if !isHost(host) {
-		return "", fmt.Errorf("%q is not a host; want a name with a dot or a port, an address, or localhost (Docker Hub is docker.io)", host)
+		return "", notHost(host)
 	}
 	if err := checkPort(host); err != nil {
 		return "", err
@@ -105,6 +105,10 @@ func hostName(host string) string {
 // isHost tells a host from the first part of a Docker Hub path, by the rule of the reference grammar.
 func isHost(s string) bool {
 	return strings.ContainsAny(s, ".:") || s == "localhost"
+}
+
+func notHost(host string) error {
+	return fmt.Errorf("begins with %q, which is no host: want a name with a dot or a port, an address, or localhost (Docker Hub is docker.io)", host)
 }
 
 // checkPort reports a port outside of 1 to 65535, which the reference grammar lets through.

@@ -118,7 +118,7 @@ func parseFrom(s string) (from string, whole bool, err error) {
 		return string(p), false, err
 	}
 	if !isHost(host) {
-		return "", false, fmt.Errorf("%q is not a host; want a name with a dot or a port, an address, or localhost (Docker Hub is docker.io)", host)
+		return "", false, notHost(host)
 	}
 	named, err := ParseNamed(s)
 	if err != nil {

@@ -18,13 +18,15 @@ import (
 	"github.com/berth-edge/berth/plugin"
 )
 
-// berthVersion is set by the linker, as containerd's own version is.
-var berthVersion = "dev"
-
 func main() {
 	app := command.App()
 	cli.VersionPrinter = func(cmd *cli.Command) {
-		_, _ = fmt.Fprintf(cmd.Root().Writer, "%s %s %s %s (berth %s)\n", cmd.Name, version.Package, cmd.Version, version.Revision, berthVersion)
+		_, _ = fmt.Fprintf(cmd.Root().Writer, "%s %s %s %s (berth %s)\n", cmd.Name, version.Package, cmd.Version, version.Revision, plugin.Version)
+	}
+	start := app.Action
+	app.Action = func(ctx context.Context, cmd *cli.Command) error {
+		plugin.WarnNotImported(ctx, cmd.String("config"))
+		return start(ctx, cmd)
 	}
 	err := plugin.Decorate()
 	if err == nil {

@@ -206,3 +206,6 @@ func edits(a, b string) int {
 	}
 	return row[len(b)]
 }
+
+// Similar reports whether a name is likely a misspelling of another.
+func Similar(name, other string) bool { return closest(name, []string{other}) != "" }

@@ -1,0 +1,100 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/berth-edge/berth/plugin"
+	"github.com/berth-edge/berth/plugin/dropin"
+	"github.com/berth-edge/berth/plugin/localpull"
+	"github.com/berth-edge/berth/resolver"
+	"github.com/berth-edge/berth/resolver/config"
+)
+
+func checkCommand() *cli.Command {
+	return &cli.Command{
+		Name:         "check",
+		Usage:        "check a configuration; exit status 1 with every mistake on a line of its own",
+		Description:  "Reads the configuration as containerd does, and reports the settings of CRI that would make it pull past the rules.",
+		OnUsageError: onUsageError,
+		Flags:        []cli.Flag{configFlag()},
+		Action:       check,
+	}
+}
+
+func check(ctx context.Context, cmd *cli.Command) error {
+	if cmd.Args().Len() > 0 {
+		return usageError{fmt.Errorf("check takes no argument %q; name the file with --config", cmd.Args().First())}
+	}
+	path := cmd.String("config")
+	loaded, main, err := loadConfig(ctx, path)
+	var problems config.Problems
+	if err != nil && !errors.As(err, &problems) {
+		return err
+	}
+	if err == nil {
+		if _, err := resolver.NewRoutes(loaded.Config); err != nil {
+			problems = append(problems, config.Problem{File: path, Text: err.Error()})
+		}
+	}
+	warnings := loaded.Warnings
+	if main != nil {
+		p, w := main.check(path, len(problems) > 0 || loaded.Configured())
+		problems = append(problems, p...)
+		warnings = append(warnings, w...)
+	}
+	stderr := cmd.Root().ErrWriter
+	for _, w := range warnings {
+		fmt.Fprintf(stderr, "warning: %s\n", w)
+	}
+	if len(problems) > 0 {
+		for _, p := range problems {
+			fmt.Fprintf(stderr, "error: %s\n", p)
+		}
+		return errFault
+	}
+	if !loaded.Configured() {
+		fmt.Fprintln(cmd.Root().Writer, "good, but there are no rules: every pull goes where its reference says")
+		return nil
+	}
+	fmt.Fprintf(cmd.Root().Writer, "good: %d registries, %d rules, %d files\n", len(loaded.Registries), len(loaded.Rules), len(loaded.Files))
+	return nil
+}
+
+// check reports what of containerd's own configuration takes pulls past the rules, or voids what Berth promises.
+func (c *mainConfig) check(path string, configured bool) (problems config.Problems, warnings []string) {
+	settings, err := localpull.Read(c.Plugins[localpull.Section])
+	if err != nil {
+		problems = append(problems, config.Problem{File: path, Text: err.Error()})
+	}
+	lazy := func(snapshotter string) bool {
+		return c.ProxyPlugins[snapshotter].Exports["enable_remote_snapshot_annotations"] == "true"
+	}
+	for _, f := range settings.Check(lazy) {
+		if f.Refused && configured {
+			problems = append(problems, config.Problem{File: path, Text: f.String()})
+		} else {
+			warnings = append(warnings, f.String())
+		}
+	}
+	if bolt, _ := c.Plugins["io.containerd.metadata.v1.bolt"].(map[string]any); bolt["no_sync"] == true {
+		warnings = append(warnings, `plugins."io.containerd.metadata.v1.bolt".no_sync: a power cut may lose images that were pulled; remove it`)
+	}
+	for _, section := range slices.Sorted(maps.Keys(c.Plugins)) {
+		if section != plugin.ResolverURI && config.Similar(section, plugin.ResolverURI) {
+			problems = append(problems, config.Problem{File: path, Text: fmt.Sprintf("plugins.%q is not a plugin; did you mean %q?", section, plugin.ResolverURI)})
+		}
+	}
+	for _, file := range dropin.NotImported(path, plugin.ResolverURI) {
+		warnings = append(warnings, fmt.Sprintf("%s names Berth and is not imported by %s; add imports = [%q]", file, path, dropin.Pattern(path)))
+	}
+	return problems, warnings
+}

@@ -1,0 +1,101 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/berth-edge/berth/resolver"
+)
+
+func explainCommand() *cli.Command {
+	return &cli.Command{
+		Name:         "explain",
+		Usage:        "say where images are pulled from, without pulling",
+		ArgsUsage:    "REF…",
+		Description:  "Prints the route of each reference: the rule that applies, and the targets in the order in which they are tried.\nIt is the route that a pull goes along. Exit status 1 if any reference has none.",
+		OnUsageError: onUsageError,
+		Flags: []cli.Flag{
+			configFlag(),
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "json, or text", Value: "text"},
+		},
+		Action: explain,
+	}
+}
+
+func explain(ctx context.Context, cmd *cli.Command) error {
+	output := cmd.String("output")
+	if output != "json" && output != "text" {
+		return usageError{fmt.Errorf("--output %q is not known; want json or text", output)}
+	}
+	if cmd.Args().Len() == 0 {
+		return usageError{errors.New("explain wants one or more references")}
+	}
+	loaded, _, err := loadConfig(ctx, cmd.String("config"))
+	if err != nil {
+		return err
+	}
+	routes, err := resolver.NewRoutes(loaded.Config)
+	if err != nil {
+		return err
+	}
+	var found []resolver.Route
+	fault := false
+	for _, ref := range cmd.Args().Slice() {
+		route := routes.Route(ref)
+		fault = fault || route.Err != nil
+		found = append(found, route)
+	}
+	w := cmd.Root().Writer
+	if output == "json" {
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		enc.SetEscapeHTML(false)
+		err = enc.Encode(found)
+	} else {
+		err = printRoutes(w, found)
+	}
+	if err == nil && fault {
+		err = errFault
+	}
+	return err
+}
+
+func printRoutes(w io.Writer, routes []resolver.Route) error {
+	for _, r := range routes {
+		fmt.Fprintln(w, r.Ref)
+		switch r.Rule {
+		case "":
+			fmt.Fprintln(w, "  no rule")
+		default:
+			fmt.Fprintf(w, "  rule %q\n", r.Rule)
+		}
+		if r.Err != nil {
+			fmt.Fprintf(w, "  error: %v\n", r.Err)
+		}
+		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		for i, t := range r.Targets {
+			fmt.Fprintf(table, "  %d.\t%s\t%s\tcredential: %s\ttls: %s\n", i+1, t.Kind, t.Pull, credentialText(t), t.TLS())
+		}
+		if err := table.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// credentialText names the credential, and the registry that it belongs to.
+func credentialText(t resolver.Target) string {
+	if c := t.Credential(); c == "none" || c == "client" {
+		return c
+	}
+	return fmt.Sprintf("%s of %s", t.Credential(), t.Domain())
+}

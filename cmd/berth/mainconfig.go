@@ -1,0 +1,126 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/berth-edge/berth/plugin"
+	"github.com/berth-edge/berth/plugin/dropin"
+	"github.com/berth-edge/berth/resolver/config"
+)
+
+const defaultConfig = "/etc/containerd/config.toml"
+
+// loadConfig reads what --config names. A file with registries or rules at its top is one of ours; any other is
+// containerd's own, whose merged and migrated form containerd itself prints. main is nil for a file of ours.
+func loadConfig(ctx context.Context, path string) (loaded config.Loaded, main *mainConfig, err error) {
+	text, err := os.ReadFile(path)
+	if err != nil && !(errors.Is(err, os.ErrNotExist) && path == defaultConfig) {
+		return loaded, nil, err
+	}
+	if isOurs(path, text) {
+		loaded, err = config.LoadFile(path)
+		return loaded, nil, err
+	}
+	main, err = dump(ctx, path)
+	if err != nil {
+		return loaded, nil, err
+	}
+	loaded, err = config.Load(main.stanza(path))
+	return loaded, main, err
+}
+
+// isOurs tells a file of registries and rules from containerd's config.toml. One that does not parse is taken for
+// ours, whose reader says where the mistake is.
+func isOurs(path string, text []byte) bool {
+	if ext := filepath.Ext(path); ext == ".yaml" || ext == ".yml" {
+		return true
+	}
+	var top map[string]any
+	if err := toml.Unmarshal(bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")), &top); err != nil {
+		return true
+	}
+	for _, key := range []string{"version", "plugins", "imports", "root", "state", "required_plugins", "disabled_plugins"} {
+		if _, ok := top[key]; ok {
+			return false
+		}
+	}
+	return len(top) > 0
+}
+
+// mainConfig is what matters here of containerd's configuration.
+type mainConfig struct {
+	Plugins      map[string]any `toml:"plugins"`
+	ProxyPlugins map[string]struct {
+		Exports map[string]string `toml:"exports"`
+	} `toml:"proxy_plugins"`
+}
+
+// dump has containerd print its configuration.
+func dump(ctx context.Context, path string) (*mainConfig, error) {
+	binary, err := containerdBinary()
+	if err != nil {
+		return nil, err
+	}
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, binary, "--config", path, "config", "dump")
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("read %s with %s config dump: %w: %s", path, binary, err, strings.TrimSpace(stderr.String()))
+	}
+	var c mainConfig
+	if err := toml.Unmarshal(stdout.Bytes(), &c); err != nil {
+		return nil, fmt.Errorf("read output of %s config dump: %w", binary, err)
+	}
+	return &c, nil
+}
+
+// containerdBinary is the containerd beside this command, else the one on the path.
+func containerdBinary() (string, error) {
+	self, err := os.Executable()
+	if err == nil {
+		beside := filepath.Join(filepath.Dir(self), "containerd")
+		if _, err := os.Stat(beside); err == nil {
+			return beside, nil
+		}
+	}
+	found, err := exec.LookPath("containerd")
+	if err != nil {
+		return "", fmt.Errorf("find containerd, to read its configuration: %w; put it beside berth or on the PATH", err)
+	}
+	return found, nil
+}
+
+// stanza returns our table, with the lines of the file that it stands in.
+func (c *mainConfig) stanza(path string) config.Stanza {
+	s := config.Stanza{Name: path}
+	s.Values, _ = c.Plugins[plugin.ResolverURI].(map[string]any)
+	for _, file := range append([]string{path}, dropin.Imported(path)...) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		prefix := "plugins." + plugin.ResolverURI
+		lines := map[string]int{}
+		for key, line := range config.Lines(text) {
+			if rest, ok := strings.CutPrefix(key, prefix); ok {
+				lines[strings.TrimPrefix(rest, ".")] = line
+			}
+		}
+		if len(lines) > 0 {
+			s.Name, s.Lines = file, lines
+		}
+	}
+	return s
+}

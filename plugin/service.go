@@ -1,0 +1,86 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"context"
+	"strings"
+
+	"github.com/containerd/containerd/v2/plugins"
+	containerdversion "github.com/containerd/containerd/v2/version"
+	"github.com/containerd/plugin"
+	"github.com/containerd/plugin/registry"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/berth-edge/berth/plugin/api"
+)
+
+// Version is Berth's own version, set by the linker.
+var Version = "dev"
+
+func init() {
+	registry.Register(&plugin.Registration{
+		Type:     plugins.GRPCPlugin,
+		ID:       "berth",
+		Requires: []plugin.Type{ResolverPlugin},
+		InitFn: func(ic *plugin.InitContext) (any, error) {
+			r, err := resolverOf(ic)
+			if err != nil {
+				return nil, err
+			}
+			if r == nil {
+				return nil, plugin.ErrSkipPlugin
+			}
+			return &service{resolver: r}, nil
+		},
+	})
+}
+
+// service answers the berth command.
+type service struct {
+	api.UnimplementedBerthServer
+	resolver *Resolver
+}
+
+var _ api.BerthServer = (*service)(nil)
+
+// Register adds the service to containerd's socket.
+func (s *service) Register(server *grpc.Server) error {
+	api.RegisterBerthServer(server, s)
+	return nil
+}
+
+// Status implements [api.BerthServer].
+func (s *service) Status(context.Context, *api.StatusRequest) (*api.StatusResponse, error) {
+	return &api.StatusResponse{
+		Containerd: containerdversion.Version,
+		Berth:      Version,
+		Resolver:   s.resolver.status(),
+	}, nil
+}
+
+func (r *Resolver) status() *api.ResolverStatus {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := &api.ResolverStatus{
+		Since:        timestamppb.New(r.state.Since),
+		Files:        r.state.Files,
+		Rules:        uint32(len(r.state.Rules)),
+		Warnings:     r.state.Warnings,
+		Cri:          r.cri,
+		CriPastRules: r.criIsPast && r.state.Configured(),
+	}
+	for _, registry := range r.state.Registries {
+		out.Registries = append(out.Registries, string(registry.Domain))
+	}
+	switch {
+	case r.state.Err != nil:
+		out.State = api.ResolverStatus_REFUSING
+		out.Problems = strings.Split(r.state.Err.Error(), "\n")
+	case r.state.Loaded.Configured():
+		out.State = api.ResolverStatus_CONFIGURED
+	}
+	return out
+}
