@@ -159,16 +159,29 @@ func (r *Resolver) announce(ctx context.Context) {
 	}
 }
 
-var configured = prometheus.NewDesc("berth_configured",
-	"1 if pulls go along rules, 0 if there are none, -1 if the configuration cannot be used and pulls are refused.", nil, nil)
+var (
+	configured = prometheus.NewDesc("berth_configured",
+		"1 if pulls go along rules, 0 if there are none, -1 if the configuration cannot be used and pulls are refused.", nil, nil)
+	insecure = prometheus.NewDesc("berth_registry_insecure",
+		"1 for each registry whose certificate is not checked.", []string{"registry"}, nil)
+)
 
 // Describe implements [prometheus.Collector].
-func (r *Resolver) Describe(ch chan<- *prometheus.Desc) { ch <- configured }
+func (r *Resolver) Describe(ch chan<- *prometheus.Desc) {
+	ch <- configured
+	ch <- insecure
+}
 
 // Collect implements [prometheus.Collector].
 func (r *Resolver) Collect(ch chan<- prometheus.Metric) {
 	value := 0.0
-	switch s := r.State(); {
+	s := r.State()
+	for _, registry := range s.Registries {
+		if registry.Endpoint.Insecure {
+			ch <- prometheus.MustNewConstMetric(insecure, prometheus.GaugeValue, 1, string(registry.Domain))
+		}
+	}
+	switch {
 	case s.Err != nil:
 		value = -1
 	case s.Loaded.Configured():
