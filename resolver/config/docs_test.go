@@ -1,0 +1,138 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package config_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/berth-edge/berth/resolver"
+	"github.com/berth-edge/berth/resolver/config"
+)
+
+// Every TOML block of the documentation and every sample is read as a node would read it.
+func TestDocumentation(t *testing.T) {
+	const root = "../.."
+	snippets := map[string]string{}
+	for _, page := range []string{"README.md", "plugin/README.md"} {
+		text, err := os.ReadFile(filepath.Join(root, page))
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks := regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllSubmatch(text, -1)
+		if len(blocks) < 2 {
+			t.Errorf("%s: got %d TOML blocks, want 2 or more", page, len(blocks))
+		}
+		for i, block := range blocks {
+			snippets[fmt.Sprintf("%s block %d", page, i+1)] = string(block[1])
+		}
+	}
+	samples, err := filepath.Glob(filepath.Join(root, "contrib", "*.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, err := filepath.Glob(filepath.Join(root, "contrib", "*", "*.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if samples = append(samples, more...); len(samples) < 4 {
+		t.Errorf("got %d samples in contrib, want 4 or more", len(samples))
+	}
+	for _, file := range samples {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		snippets[strings.TrimPrefix(file, root+"/")] = string(text)
+	}
+	for name, text := range snippets {
+		t.Run(name, func(t *testing.T) { readAsNode(t, text) })
+	}
+}
+
+// readAsNode reads a snippet in a place where the files that the documentation names exist.
+func readAsNode(t *testing.T, text string) {
+	etc := t.TempDir()
+	certificate(t, etc)
+	for name, content := range map[string]string{"password": "secret\n", "registry.toml": "# empty\n"} {
+		if err := os.WriteFile(filepath.Join(etc, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text = strings.ReplaceAll(text, "/etc/berth/", etc+"/")
+	var main struct {
+		Version  int
+		Imports  []string
+		Required []string `toml:"required_plugins"`
+		Plugins  map[string]map[string]any
+	}
+	if err := toml.Unmarshal([]byte(text), &main); err != nil {
+		t.Fatal(err)
+	}
+	var loaded config.Loaded
+	var err error
+	if main.Version == 0 {
+		file := filepath.Join(t.TempDir(), "snippet.toml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		loaded, err = config.LoadFile(file)
+	} else {
+		decoder := toml.NewDecoder(strings.NewReader(text)).DisallowUnknownFields()
+		if err := decoder.Decode(&main); err != nil {
+			t.Fatalf("decode strictly: %v", err)
+		}
+		const uri = "io.containerd.resolver.v1.external-registry"
+		if len(main.Required) != 1 || main.Required[0] != uri || len(main.Plugins) != 1 || main.Plugins[uri] == nil {
+			t.Fatalf("got required_plugins %q and %d plugins, want %s alone", main.Required, len(main.Plugins), uri)
+		}
+		loaded, err = config.Load(config.Stanza{Name: "snippet", Values: main.Plugins[uri]})
+	}
+	if err != nil {
+		t.Fatalf("read:\n%v", err)
+	}
+	if _, err := resolver.NewRoutes(loaded.Config); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// certificate writes ca.pem, client.pem and client-key.pem.
+func certificate(t *testing.T, dir string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, block := range map[string]*pem.Block{
+		"ca.pem":         {Type: "CERTIFICATE", Bytes: der},
+		"client.pem":     {Type: "CERTIFICATE", Bytes: der},
+		"client-key.pem": {Type: "PRIVATE KEY", Bytes: keyDER},
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
