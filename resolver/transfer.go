@@ -52,15 +52,15 @@ func (t *Transferrer) Transfer(ctx context.Context, src, dst any, opts ...transf
 	routes, err := t.Routes(ctx)
 	if err != nil {
 		countRefusal(unusable)
-		return fmt.Errorf("pull %v: Berth's configuration cannot be used, so nothing is pulled: %w: %w", src, err, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("pull %s: Berth's configuration cannot be used, so nothing is pulled: %w: %w", imageOf(src), err, errdefs.ErrFailedPrecondition)
 	}
 	reg, ok := fetcher.(*registry.OCIRegistry)
-	if !ok {
-		if routes.config.Configured() {
-			countRefusal(denied)
-			return fmt.Errorf("pull %v: %T is not a registry that rules apply to: %w", src, src, errdefs.ErrPermissionDenied)
-		}
+	if !ok && !routes.config.Configured() {
 		return t.Inner.Transfer(ctx, src, dst, opts...)
+	}
+	if !ok {
+		countRefusal(denied)
+		return fmt.Errorf("pull %s: a source of type %T is not one that rules apply to: %w", imageOf(src), src, errdefs.ErrPermissionDenied)
 	}
 	ctx, done, err := t.withLease(ctx)
 	if err != nil {
@@ -68,6 +68,14 @@ func (t *Transferrer) Transfer(ctx context.Context, src, dst any, opts ...transf
 	}
 	defer done()
 	return (&pull{t: t, routes: routes, client: reg, storer: storer, opts: opts}).run(ctx)
+}
+
+// imageOf names the image of a transfer's source.
+func imageOf(src any) string {
+	if named, ok := src.(interface{ Image() string }); ok {
+		return named.Image()
+	}
+	return fmt.Sprint(src)
 }
 
 // withLease makes the lease under which every attempt of a pull runs, unless the client brought one.
@@ -106,7 +114,8 @@ func (p *pull) run(ctx context.Context) error {
 		return fmt.Errorf("pull %s: %w", ref, route.Err)
 	}
 	var attempts []attempt
-	for _, target := range order(ctx, route.Targets) {
+	targets := order(ctx, route.Targets)
+	for i, target := range targets {
 		a := p.try(ctx, route, target)
 		if a.err == nil {
 			return nil
@@ -115,12 +124,12 @@ func (p *pull) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("pull %s: %w", ref, ctx.Err())
 		}
-		if !a.goOn(ctx) {
+		if i == len(targets)-1 || !a.goOn(ctx) {
 			break
 		}
 		countFallback(target, a.outcome())
 		log.G(ctx).WithFields(log.Fields{"ref": ref, "pulled-as": target.Pull.String(), "rule": route.Rule, "cause": a.cause()}).
-			Warn("target of a pull failed")
+			Warn("target of a pull failed; trying the next")
 	}
 	return &PullError{route: route, attempts: attempts}
 }
