@@ -1,0 +1,49 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Command bench compares our containerd with stock containerd, both built from this module's graph, in one run.
+//
+// A third side, the control, is stock once more: what it differs from stock by is the noise of the machine, and only a
+// ratio that lies outside of that says anything. Sides take turns in ABBA order and share one registry, whose request log
+// proves that each asked it for what it should. All three see the same environment, so the same igzip or none.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/berth-edge/berth/integration/binaries"
+	"github.com/berth-edge/berth/integration/program"
+)
+
+func main() {
+	rounds := flag.Int("rounds", 6, "how often each side is measured; an even number of 6 or more")
+	flag.Parse()
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(os.Stderr, "bench: containerd needs root; try again with sudo")
+		os.Exit(1)
+	}
+	if *rounds < 6 || *rounds%2 != 0 {
+		fmt.Fprintln(os.Stderr, "bench: -rounds wants an even number of 6 or more")
+		os.Exit(2)
+	}
+	os.Exit(program.Run(func(tb testing.TB) {
+		tb.Cleanup(binaries.Remove)
+		binaries.Dir(tb, binaries.Containerd, binaries.Stock, binaries.Shim, binaries.Runc)
+		for _, name := range []string{"igzip", "unpigz"} {
+			path, err := exec.LookPath(name)
+			if err != nil {
+				path = "not installed"
+			}
+			fmt.Printf("%s: %s\n", name, path)
+		}
+		fmt.Printf("%d rounds, medians; control is stock against stock\n\n", *rounds)
+		t := newTable(os.Stdout)
+		benchSmallImages(tb, t, *rounds)
+		benchLargeImage(tb, t, *rounds)
+		benchStart(tb, t, *rounds)
+	}))
+}

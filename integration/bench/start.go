@@ -1,0 +1,51 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// idle is how long a daemon is left alone before its memory is read.
+const idle = 3 * time.Second
+
+// benchStart measures how long a daemon takes until it serves, and the memory that it then holds.
+func benchStart(tb testing.TB, t *table, rounds int) {
+	r := newRegistry(tb, 0)
+	all := startSides(tb, r)
+	var starts, memory samples
+	for round := range 2 * rounds {
+		for _, i := range abba(round) {
+			all[i].Stop(tb)
+			start := time.Now()
+			if err := all[i].Run(tb); err != nil {
+				tb.Fatalf("%s: %v", sideNames[i], err)
+			}
+			starts[i] = append(starts[i], float64(time.Since(start).Milliseconds()))
+			time.Sleep(idle)
+			memory[i] = append(memory[i], residentMiB(tb, all[i].PID()))
+		}
+	}
+	t.row("start until the API answers", "ms", starts)
+	t.row(fmt.Sprintf("resident memory, %v after start", idle), "MiB", memory)
+}
+
+func residentMiB(tb testing.TB, pid int) float64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var kib float64
+		if _, err := fmt.Sscanf(line, "VmRSS: %f kB", &kib); err == nil {
+			return kib / 1024
+		}
+	}
+	tb.Fatalf("no VmRSS of process %d", pid)
+	return 0
+}
