@@ -116,6 +116,10 @@ func TestStockCRI(t *testing.T) {
 	}
 	// The pod outlives the daemon, and is removed by the next one.
 	d.Restart(t, nil)
+	d.Kill()
+	if err := d.Run(t); err != nil {
+		t.Fatal(err)
+	}
 	pod.Remove(t)
 }
 
@@ -204,7 +208,9 @@ func TestDaemonLeavesNothing(t *testing.T) {
 	}
 	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, p := range procs {
-		if text, _ := os.ReadFile(p); strings.Contains(string(text), address) {
+		text, _ := os.ReadFile(p)
+		cgroup, _ := os.ReadFile(filepath.Join(filepath.Dir(p), "cgroup"))
+		if strings.Contains(string(text), address) || strings.Contains(string(cgroup), filepath.Base(dir)) {
 			t.Errorf("got process %s %q, want none of ours", p, text)
 		}
 	}

@@ -23,7 +23,7 @@ const downFor = 5 * time.Second
 type Endpoint struct {
 	host   string // host[:port] of the registry's API
 	opts   Options
-	routes transports
+	routes func() transports
 	auth   *Authorizer
 	client *http.Client // what containerd's resolver uses: RoundTrip below
 	follow *http.Client // follows redirects, under the rules of checkRedirect
@@ -88,7 +88,7 @@ func (e *Endpoint) Down() (time.Duration, bool) {
 }
 
 // CloseIdle closes the connections that no pull uses.
-func (e *Endpoint) CloseIdle() { e.routes.closeIdle() }
+func (e *Endpoint) CloseIdle() { e.routes().closeIdle() }
 
 // roundTripper makes a method an [http.RoundTripper].
 type roundTripper func(*http.Request) (*http.Response, error)
@@ -136,20 +136,20 @@ func withoutURL(err error) error {
 // send is one request, without redirects.
 func (e *Endpoint) send(req *http.Request) (*http.Response, error) {
 	if req.URL.Host != e.host {
-		return e.routes.other.RoundTrip(req)
+		return e.routes().other.RoundTrip(req)
 	}
 	if !e.opts.Insecure {
-		return e.routes.own.RoundTrip(req)
+		return e.routes().own.RoundTrip(req)
 	}
 	if e.plain.Load() {
-		return e.routes.own.RoundTrip(overHTTP(req))
+		return e.routes().own.RoundTrip(overHTTP(req))
 	}
-	resp, err := e.routes.own.RoundTrip(req)
+	resp, err := e.routes().own.RoundTrip(req)
 	switch {
 	case err == nil:
 		e.spoke.Store(true)
 	case isNotTLS(err) && !e.spoke.Load() && req.Context().Err() == nil:
-		if resp, err = e.routes.own.RoundTrip(overHTTP(req)); err == nil {
+		if resp, err = e.routes().own.RoundTrip(overHTTP(req)); err == nil {
 			e.plain.Store(true)
 		}
 	}

@@ -114,16 +114,16 @@ func (e *Endpoint) sendToken(req *http.Request) (*http.Response, error) {
 
 func (e *Endpoint) realmTransport(req *http.Request) (http.RoundTripper, error) {
 	if req.URL.Host == e.host {
-		return e.routes.own, nil
+		return e.routes().own, nil
 	}
-	proxied, err := e.routes.proxy(req)
+	proxied, err := e.routes().proxy(req)
 	if err != nil {
 		return nil, err
 	}
 	if proxied != nil || e.trustsRealm(req.URL) {
-		return e.routes.other, nil
+		return e.routes().other, nil
 	}
-	return e.routes.realm, nil
+	return e.routes().realm, nil
 }
 
 // checkTokenRedirect keeps a token request, which carries the credential, on its host.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -29,48 +30,63 @@ type transports struct {
 	proxy func(*http.Request) (*url.URL, error)
 }
 
-func newTransports(host string, opts Options) (transports, error) {
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool() // a system without one; the registry's own certificates may do
-	}
+// newTransports checks what opts names, and returns what makes the transports when they are first used: the system's
+// pool costs megabytes, which a daemon that does not pull need not hold.
+func newTransports(host string, opts Options) (func() transports, error) {
+	var added []*x509.Certificate
 	for _, text := range opts.Certificates {
 		certs, err := ParseCertificates(text)
 		if err != nil {
-			return transports{}, fmt.Errorf("certificates: %w", err)
+			return nil, fmt.Errorf("certificates: %w", err)
 		}
-		for _, cert := range certs {
-			pool.AddCert(cert)
+		added = append(added, certs...)
+	}
+	var shown []tls.Certificate
+	if opts.ClientCertificate != "" {
+		pair, err := ParseKeyPair(opts.ClientCertificate, opts.ClientKey)
+		if err != nil {
+			return nil, fmt.Errorf("client_certificate: %w", err)
 		}
+		shown = append(shown, pair)
 	}
 	proxy := http.ProxyFromEnvironment
 	if opts.Proxy != "" {
 		u, err := ParseProxy(opts.Proxy)
 		if err != nil {
-			return transports{}, fmt.Errorf("proxy: %w", err)
+			return nil, fmt.Errorf("proxy: %w", err)
 		}
 		proxy = http.ProxyURL(u)
 	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}
-	if opts.Insecure {
-		acceptAny(config, append([]string{host}, opts.TokenRealms...))
-	}
-
-	t := transports{proxy: proxy}
-	t.other = newTransport(config.Clone(), opts.DialTimeout)
-	t.other.Proxy = proxy
-	t.realm = newTransport(config.Clone(), opts.DialTimeout)
-	t.realm.DialContext = (&net.Dialer{Timeout: opts.DialTimeout, Control: refuseLocal}).DialContext
-	if opts.ClientCertificate != "" {
-		pair, err := ParseKeyPair(opts.ClientCertificate, opts.ClientKey)
-		if err != nil {
-			return transports{}, fmt.Errorf("client_certificate: %w", err)
+	return sync.OnceValue(func() transports {
+		config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool(added)}
+		if opts.Insecure {
+			acceptAny(config, append([]string{host}, opts.TokenRealms...))
 		}
-		config.Certificates = []tls.Certificate{pair}
+		t := transports{proxy: proxy}
+		t.other = newTransport(config.Clone(), opts.DialTimeout)
+		t.other.Proxy = proxy
+		t.realm = newTransport(config.Clone(), opts.DialTimeout)
+		t.realm.DialContext = (&net.Dialer{Timeout: opts.DialTimeout, Control: refuseLocal}).DialContext
+		config.Certificates = shown
+		t.own = newTransport(config, opts.DialTimeout)
+		t.own.Proxy = proxy
+		return t
+	}), nil
+}
+
+// pool is the system's with certificates added; nil, which is the system's own, if there are none.
+func pool(added []*x509.Certificate) *x509.CertPool {
+	if len(added) == 0 {
+		return nil
 	}
-	t.own = newTransport(config, opts.DialTimeout)
-	t.own.Proxy = proxy
-	return t, nil
+	p, err := x509.SystemCertPool()
+	if err != nil {
+		p = x509.NewCertPool() // a system without one; the registry's own certificates may do
+	}
+	for _, cert := range added {
+		p.AddCert(cert)
+	}
+	return p
 }
 
 func newTransport(config *tls.Config, dialTimeout time.Duration) *http.Transport {

@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/berth-edge/berth/integration/registry"
 )
 
@@ -31,6 +33,7 @@ func main() {
 	ca := flag.String("ca", "ca.pem", "`file` to write the authority's certificate to")
 	user := flag.String("user", "", "the one `user` who may pull and push (default anybody may)")
 	flag.Parse()
+	logrus.SetLevel(logrus.WarnLevel) // distribution's
 	if *names != "" {
 		opts.Names = strings.Split(*names, ",")
 	}
