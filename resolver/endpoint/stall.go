@@ -11,6 +11,8 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 var errStalled = errors.New("stalled")
@@ -54,9 +56,19 @@ func (b *guardedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.guard.stop()
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = b.guard.explain(err)
+		err = b.guard.explain(cutShort(err))
 	}
 	return n, err
+}
+
+// cutShort makes the reset of an HTTP/2 stream what the end of an HTTP/1 connection is. It is the one error at which
+// containerd asks for the rest.
+func cutShort(err error) error {
+	var reset http2.StreamError
+	if errors.As(err, &reset) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 func (b *guardedBody) Close() error {
