@@ -167,7 +167,10 @@ func (a attempt) cause() string {
 	case errors.As(a.err, &reached):
 		text = reached.Text
 	case errors.As(a.err, &status):
-		text = fmt.Sprintf("%s: %s", strings.ReplaceAll(string(a.outcome()), "_", " "), a.err)
+		text = a.err.Error()
+		if o := a.outcome(); o != other {
+			text = strings.ReplaceAll(string(o), "_", " ") + ": " + text
+		}
 		if body := strings.TrimSpace(string(status.Body)); body != "" && !strings.Contains(text, body) {
 			text += ": " + body[:min(len(body), maxBodyInError)]
 		}
@@ -178,6 +181,8 @@ func (a attempt) cause() string {
 		}
 	case a.outcome() == unauthorized:
 		text = "unauthorized: " + a.err.Error()
+	case a.outcome() == truncated:
+		text = "truncated: " + a.err.Error()
 	default:
 		text = a.err.Error()
 	}

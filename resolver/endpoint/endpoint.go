@@ -6,8 +6,10 @@ package endpoint
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -104,12 +106,20 @@ func (e *Endpoint) roundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		err = guard.explain(withoutURL(err))
 		guard.cancel()
+		if e.plain.Load() && strings.Contains(err.Error(), "malformed HTTP response") {
+			return nil, e.wantsTLS("no HTTP response")
+		}
 		err = explain(req.Context(), e.host, e.opts.StallTimeout, err)
 		var own *Error
 		if errors.As(err, &own) && own.Down() {
 			e.downUTC.Store(time.Now().UnixNano())
 		}
 		return nil, err
+	}
+	if e.opts.PlainHTTP && e.plain.Load() && resp.StatusCode == http.StatusBadRequest {
+		guard.cancel()
+		resp.Body.Close()
+		return nil, e.wantsTLS(resp.Status)
 	}
 	e.downUTC.Store(0)
 	resp.Header.Del("Set-Cookie") // containerd logs headers at debug level
@@ -122,6 +132,11 @@ func (e *Endpoint) roundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	return resp, nil
+}
+
+// wantsTLS is what a server that speaks TLS makes of plain HTTP: answers are an alert of TLS, or 400.
+func (e *Endpoint) wantsTLS(answer string) error {
+	return &Error{Cause: WantsTLS, Text: fmt.Sprintf("%s: %s over plain HTTP; if the port speaks TLS, write domain without http://", e.host, answer)}
 }
 
 // withoutURL drops the method and URL that [http.Client] puts before an error.
