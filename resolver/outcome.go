@@ -71,11 +71,17 @@ func outcomeOf(err error) outcome {
 		return notFound
 	case errdefs.IsFailedPrecondition(err):
 		return wrongContent // content.Writer's commit: not the digest or the size of the descriptor
+	case strings.Contains(err.Error(), invalidManifest):
+		return wrongContent
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return truncated
 	}
 	return other
 }
+
+// invalidManifest is what package images' Children says of a manifest or an index that is no JSON, or is the one while its
+// descriptor says the other. There is no kind of error for it.
+const invalidManifest = "children: invalid desc "
 
 // sentinel is the kind of error that a client sees. It never is ErrNotImplemented, which would make containerd ask
 // another transfer plugin.
