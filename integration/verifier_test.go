@@ -1,0 +1,134 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+
+	"github.com/berth-edge/berth/integration/daemon"
+	"github.com/berth-edge/berth/integration/image"
+	"github.com/berth-edge/berth/integration/registry"
+)
+
+// verifierEnv makes this test binary an image verifier: it names the directory to which arguments are noted, and in
+// which a file "deny" says why every image is refused.
+const verifierEnv = "BERTH_TEST_VERIFIER"
+
+func init() {
+	dir := os.Getenv(verifierEnv)
+	if dir == "" || len(os.Args) < 2 || os.Args[1] != "-name" {
+		return
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "verified"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err == nil {
+		_, err = fmt.Fprintln(f, strings.Join(os.Args[1:], " "))
+	}
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(2)
+	}
+	if why, err := os.ReadFile(filepath.Join(dir, "deny")); err == nil {
+		fmt.Print(string(why))
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// TestNamesStayOriginal: rewriting changes only where bytes come from (SEC-30). The verifier, the distribution-source
+// label, the events and the records have the original name, and nothing has the registry's; a verifier's no is final,
+// and comes before any blob (SEC-39).
+func TestNamesStayOriginal(t *testing.T) {
+	daemon.RequireRoot(t)
+	r, second := registry.Start(t, registry.Options{}), registry.Start(t, registry.Options{})
+	img, refused := image.Small("linux/amd64", 150), image.Small("linux/amd64", 151)
+	img.Push(t, r, "p/team/app:1")
+	refused.Push(t, r, "p/team/bad:1")
+	refused.Push(t, second, "p/team/bad:1")
+	dir := t.TempDir()
+	n := newNode(t, entry(t, r, "")+entry(t, second, "")+rule("quay.io", r.Host()+"/p", second.Host()+"/p"),
+		daemon.Options{CRI: true, Env: []string{verifierEnv + "=" + dir}})
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(self, filepath.Join(n.Dir, "verifiers", "policy")); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Run(t); err != nil {
+		t.Fatal(err)
+	}
+	const ref = "quay.io/team/app:1"
+	for _, c := range clients {
+		t.Run(c.name, func(t *testing.T) {
+			events := eventsOf(t, n, c.namespace)
+			if err := c.pull(t, n.Daemon, ref); err != nil {
+				t.Fatal(err)
+			}
+			verified, _ := os.ReadFile(filepath.Join(dir, "verified"))
+			if want := "-name " + ref + " -digest " + img.Digest.String() + " "; !strings.Contains(string(verified), want) {
+				t.Errorf("got verifier called with %q, want %q", verified, want)
+			}
+			_ = os.Remove(filepath.Join(dir, "verified"))
+			content := n.Ctr(t, "--namespace", c.namespace, "content", "ls")
+			if want := "containerd.io/distribution.source.quay.io=team/app"; !strings.Contains(content, want) {
+				t.Errorf("got content\n%s\nwant the label %s", content, want)
+			}
+			all := events()
+			if !strings.Contains(all, ref) {
+				t.Errorf("got events\n%s\nwant one of %s", all, ref)
+			}
+			for what, text := range map[string]string{"content": content, "events": provenanceIn.ReplaceAllString(all, ""), "verifier": string(verified)} {
+				if strings.Contains(text, r.Host()) {
+					t.Errorf("got the registry's name in %s:\n%s", what, grep(text, r.Host()))
+				}
+			}
+		})
+	}
+
+	write(t, filepath.Join(dir, "deny"), "no signature of ours")
+	r.Log.Reset()
+	for _, c := range clients {
+		wantError(t, c.pull(t, n.Daemon, "quay.io/team/bad:1"), "pull quay.io/team/bad:1", "verifier policy rejected image", "no signature of ours")
+	}
+	if got := r.Log.Match("", "*/blobs/*"); len(got) != 0 {
+		t.Errorf("got blobs asked for: %v, want none", got)
+	}
+	if got := second.Log.Requests(); len(got) != 0 {
+		t.Errorf("got requests %v of the second target, want none: the verifier refused the image, not the registry", got)
+	}
+}
+
+// provenanceIn matches our labels in an event, which name the registry: a key, a few bytes of encoding, and the value.
+var provenanceIn = regexp.MustCompile(`(?s)io\.berth\.(source|pulled-as).{1,4}127\.0\.0\.1[-:./a-z0-9]*`)
+
+// eventsOf returns a function that returns the events of a namespace so far, as text.
+func eventsOf(t *testing.T, n node, namespace string) func() string {
+	t.Helper()
+	ctx, cancel := context.WithCancel(namespaces.WithNamespace(t.Context(), namespace))
+	t.Cleanup(cancel)
+	events, errs := n.Client().EventService().Subscribe(ctx, "namespace=="+namespace)
+	time.Sleep(50 * time.Millisecond) // Subscribe returns before the daemon knows of it
+	return func() string {
+		var b strings.Builder
+		for {
+			select {
+			case e := <-events:
+				fmt.Fprintln(&b, e.Topic, e.Event.GetTypeUrl(), string(e.Event.GetValue()))
+			case <-errs:
+				return b.String()
+			case <-time.After(100 * time.Millisecond):
+				return b.String()
+			}
+		}
+	}
+}
