@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/mount"
@@ -43,7 +44,9 @@ var _ differ = syncedDiffer{}
 
 // Apply implements [diff.Applier].
 func (d syncedDiffer) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, opts ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+	stop := writeBack(mounts)
 	applied, err := d.differ.Apply(ctx, desc, mounts, opts...)
+	stop()
 	if err != nil {
 		return applied, err
 	}
@@ -51,6 +54,30 @@ func (d syncedDiffer) Apply(ctx context.Context, desc ocispec.Descriptor, mounts
 		return ocispec.Descriptor{}, fmt.Errorf("sync layer %s: %w", desc.Digest, err)
 	}
 	return applied, nil
+}
+
+// writeBackEvery is how long unpacked data waits until it is on its way to the disk.
+const writeBackEvery = 50 * time.Millisecond
+
+// writeBack syncs what mounts write to while a layer is unpacked, until the function that it returns is called: the disk
+// works while the layer is decompressed, and little is left to wait for at the end. A failure is left to that end.
+func writeBack(mounts []mount.Mount) (stop func()) {
+	stopped, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-stopped:
+				return
+			case <-time.After(writeBackEvery):
+				_ = syncMounts(mounts)
+			}
+		}
+	}()
+	return func() {
+		close(stopped)
+		<-ended
+	}
 }
 
 // syncMounts syncs the file systems that a snapshot's mounts write to, each once.

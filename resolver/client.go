@@ -41,6 +41,7 @@ func (c client) Credential(ctx context.Context) (credential.Credential, error) {
 	ctx = log.WithLogger(ctx, silent)
 
 	streams := make(streamMaker)
+	defer streams.close()
 	message, err := c.marshal(ctx, streams)
 	if err != nil {
 		return credential.Credential{}, fmt.Errorf("ask client for credential: %w: %w", err, credential.ErrUnavailable)
@@ -49,7 +50,6 @@ func (c client) Credential(ctx context.Context) (credential.Credential, error) {
 	if !ok {
 		return credential.Credential{}, nil // the client has none
 	}
-	defer stream.Close()
 	request, err := typeurl.MarshalAny(&transferapi.AuthRequest{Host: c.host, Reference: message.Reference})
 	if err != nil {
 		return credential.Credential{}, err
@@ -77,7 +77,9 @@ func (c client) Credential(ctx context.Context) (credential.Credential, error) {
 // known only for clients inside containerd such as CRI. Credentials and headers were meant for the original
 // registry and stay behind.
 func (c client) origin(ctx context.Context, ref string) (origin, error) {
-	message, err := c.marshal(ctx, make(streamMaker))
+	streams := make(streamMaker)
+	defer streams.close()
+	message, err := c.marshal(ctx, streams)
 	if err != nil {
 		return nil, err
 	}
@@ -112,6 +114,13 @@ func (m streamMaker) Create(_ context.Context, id string) (streaming.Stream, err
 	p := &pipe{requests: make(chan typeurl.Any), answers: make(chan typeurl.Any), closed: make(chan struct{})}
 	m[id] = p
 	return p, nil
+}
+
+// close ends the goroutines that wait on the streams.
+func (m streamMaker) close() {
+	for _, p := range m {
+		p.Close()
+	}
 }
 
 // pipe is the client's end of a stream; ask is the other.

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"testing"
 
 	"github.com/berth-edge/berth/integration/binaries"
@@ -21,7 +22,13 @@ import (
 
 func main() {
 	rounds := flag.Int("rounds", 6, "how often each side is measured; an even number of 6 or more")
+	only := flag.String("run", "", "only the benchmarks whose name matches: small, large, start")
 	flag.Parse()
+	match, err := regexp.Compile(*only)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench: -run:", err)
+		os.Exit(2)
+	}
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "bench: containerd needs root; try again with sudo")
 		os.Exit(1)
@@ -42,8 +49,13 @@ func main() {
 		}
 		fmt.Printf("%d rounds, medians; control is stock against stock\n\n", *rounds)
 		t := newTable(os.Stdout)
-		benchSmallImages(tb, t, *rounds)
-		benchLargeImage(tb, t, *rounds)
-		benchStart(tb, t, *rounds)
+		for _, b := range []struct {
+			name string
+			run  func(testing.TB, *table, int)
+		}{{"small", benchSmallImages}, {"large", benchLargeImage}, {"start", benchStart}} {
+			if match.MatchString(b.name) {
+				b.run(tb, t, *rounds)
+			}
+		}
 	}))
 }

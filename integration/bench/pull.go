@@ -4,7 +4,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,9 +56,9 @@ func startSides(tb testing.TB, r *registry.Registry) [sides]*side {
 		s := &side{}
 		opts := daemon.Options{CRI: true, Level: "warn", Pause: upstream + "/pause:1"}
 		if i == ours {
-			opts.Binary, opts.Config = binaries.Path(tb, binaries.Containerd), berthConfig(tb, r)
+			opts.Binary, opts.Config = copied(tb, binaries.Containerd), berthConfig(tb, r)
 		} else {
-			opts.Binary, opts.Config = binaries.Path(tb, binaries.Stock), stockConfig(tb, r)
+			opts.Binary, opts.Config = copied(tb, binaries.Stock), stockConfig(tb, r)
 			s.auth = &cri.AuthConfig{Username: user, Password: password}
 		}
 		s.Daemon = daemon.Start(tb, opts)
@@ -64,6 +66,26 @@ func startSides(tb testing.TB, r *registry.Registry) [sides]*side {
 		all[i] = s
 	}
 	return all
+}
+
+// copied returns a copy of a program: how much of a binary is resident depends on how its pages came into the cache, and
+// a linker's output differs in that from a copy by megabytes.
+func copied(tb testing.TB, name string) string {
+	from, err := os.Open(binaries.Path(tb, name))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer from.Close()
+	path := filepath.Join(tb.TempDir(), "containerd")
+	to, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o755)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	_, err = io.Copy(to, from)
+	if err = errors.Join(err, to.Close()); err != nil {
+		tb.Fatal(err)
+	}
+	return path
 }
 
 func berthConfig(tb testing.TB, r *registry.Registry) string {

@@ -19,7 +19,7 @@ func benchStart(tb testing.TB, t *table, rounds int) {
 	r := newRegistry(tb, 0)
 	all := startSides(tb, r)
 	var starts, memory samples
-	for round := range 2 * rounds {
+	for round := range 3 * rounds {
 		for _, i := range abba(round) {
 			all[i].Stop(tb)
 			start := time.Now()
