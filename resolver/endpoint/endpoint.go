@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -135,7 +136,11 @@ func withoutURL(err error) error {
 
 // send is one request, without redirects.
 func (e *Endpoint) send(req *http.Request) (*http.Response, error) {
-	if req.URL.Host != e.host {
+	switch {
+	case req.URL.Host == e.host:
+	case e.isNear(req.URL):
+		return e.routes().near.RoundTrip(req)
+	default:
 		return e.routes().other.RoundTrip(req)
 	}
 	if !e.opts.Insecure {
@@ -155,6 +160,9 @@ func (e *Endpoint) send(req *http.Request) (*http.Response, error) {
 	}
 	return resp, err
 }
+
+// isNear reports whether u is on the registry's host, at any port.
+func (e *Endpoint) isNear(u *url.URL) bool { return strings.EqualFold(u.Hostname(), hostname(e.host)) }
 
 func overHTTP(req *http.Request) *http.Request {
 	req = req.Clone(req.Context())

@@ -54,7 +54,7 @@ func (e *Endpoint) checkRealm(realm string) error {
 
 // trustsRealm reports whether a realm is the registry's own host, at any port, or one of token_realms.
 func (e *Endpoint) trustsRealm(u *url.URL) bool {
-	if strings.EqualFold(u.Hostname(), hostname(e.host)) {
+	if e.isNear(u) {
 		return true
 	}
 	for _, realm := range e.opts.TokenRealms {
@@ -113,14 +113,17 @@ func (e *Endpoint) sendToken(req *http.Request) (*http.Response, error) {
 }
 
 func (e *Endpoint) realmTransport(req *http.Request) (http.RoundTripper, error) {
-	if req.URL.Host == e.host {
+	switch {
+	case req.URL.Host == e.host:
 		return e.routes().own, nil
+	case e.trustsRealm(req.URL):
+		return e.routes().near, nil
 	}
 	proxied, err := e.routes().proxy(req)
 	if err != nil {
 		return nil, err
 	}
-	if proxied != nil || e.trustsRealm(req.URL) {
+	if proxied != nil {
 		return e.routes().other, nil
 	}
 	return e.routes().realm, nil
