@@ -56,7 +56,7 @@ func (a *Authorizer) Authorize(ctx context.Context, req *http.Request) error {
 	challenge, basic := a.challenge, a.basic
 	a.mu.Unlock()
 	switch {
-	case challenge == nil || req.URL.Host != a.endpoint.host:
+	case challenge == nil || !a.endpoint.isOwn(req.URL):
 		return nil
 	case challenge.Scheme == auth.BasicAuth:
 		req.SetBasicAuth(basic.Username, basic.Password.Reveal())
@@ -74,7 +74,7 @@ func (a *Authorizer) Authorize(ctx context.Context, req *http.Request) error {
 // that was refused twice with a fresh authorization is not sent again.
 func (a *Authorizer) AddResponses(ctx context.Context, responses []*http.Response) error {
 	last := responses[len(responses)-1]
-	if last.Request.URL.Host != a.endpoint.host {
+	if !a.endpoint.isOwn(last.Request.URL) {
 		return fmt.Errorf("%s asks for a credential that is not its own: %w", last.Request.URL.Host, errdefs.ErrNotImplemented)
 	}
 	refused := 0

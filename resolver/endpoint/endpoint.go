@@ -137,7 +137,7 @@ func withoutURL(err error) error {
 // send is one request, without redirects.
 func (e *Endpoint) send(req *http.Request) (*http.Response, error) {
 	switch {
-	case req.URL.Host == e.host:
+	case e.isOwn(req.URL):
 	case e.isNear(req.URL):
 		return e.routes().near.RoundTrip(req)
 	default:
@@ -161,6 +161,13 @@ func (e *Endpoint) send(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
+// isOwn reports whether u is on the registry's host and port, which are all that secrets may go to. A server may spell
+// them in another way than the configuration: in capitals, or with the scheme's own port.
+func (e *Endpoint) isOwn(u *url.URL) bool {
+	port := map[string]string{"https": ":443", "http": ":80"}[u.Scheme]
+	return strings.EqualFold(strings.TrimSuffix(u.Host, port), strings.TrimSuffix(e.host, port))
+}
+
 // isNear reports whether u is on the registry's host, at any port.
 func (e *Endpoint) isNear(u *url.URL) bool { return strings.EqualFold(u.Hostname(), hostname(e.host)) }
 
@@ -180,10 +187,14 @@ func (e *Endpoint) checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= maxRedirects {
 		return errors.New("stopped after 10 redirects")
 	}
-	if req.URL.Scheme != "https" && !(e.opts.Insecure && req.URL.Scheme == "http") {
+	if req.URL.Scheme != "https" && !(req.URL.Scheme == "http" && e.plain.Load()) {
 		return &Error{Cause: Redirected, Text: e.host + ": refusing redirect to " + req.URL.Scheme + "://" + req.URL.Host + ": it is not HTTPS"}
 	}
-	if req.URL.Host == e.host {
+	if e.isOwn(req.URL) {
+		// Go does not take another spelling of a host for the same. From a foreign host there is none to take over.
+		if authorization := via[len(via)-1].Header.Get("Authorization"); authorization != "" {
+			req.Header.Set("Authorization", authorization)
+		}
 		return nil
 	}
 	for name := range req.Header {

@@ -114,7 +114,7 @@ func (e *Endpoint) sendToken(req *http.Request) (*http.Response, error) {
 
 func (e *Endpoint) realmTransport(req *http.Request) (http.RoundTripper, error) {
 	switch {
-	case req.URL.Host == e.host:
+	case e.isOwn(req.URL):
 		return e.routes().own, nil
 	case e.trustsRealm(req.URL):
 		return e.routes().near, nil
