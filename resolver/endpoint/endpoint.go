@@ -103,16 +103,10 @@ func (e *Endpoint) roundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := e.follow.Do(req.WithContext(ctx))
 	guard.stop()
 	if err != nil {
-		err = guard.explain(withoutURL(err))
 		guard.cancel()
-		err = explain(req.Context(), e.host, e.opts.StallTimeout, err)
-		var own *Error
-		if errors.As(err, &own) && own.Down() {
-			e.downUTC.Store(time.Now().UnixNano())
-		}
-		return nil, err
+		return nil, withoutURL(err)
 	}
-	e.downUTC.Store(0)
+	guard.host = resp.Request.URL.Host
 	resp.Header.Del("Set-Cookie") // containerd logs headers at debug level
 	resp.Body = guard.body(resp.Body)
 	if resp.StatusCode >= http.StatusBadRequest {
@@ -134,15 +128,34 @@ func withoutURL(err error) error {
 	return err
 }
 
-// send is one request, without redirects.
+// send is one request, without redirects. Its errors name the host that they are about.
 func (e *Endpoint) send(req *http.Request) (*http.Response, error) {
-	switch {
-	case e.isOwn(req.URL):
-	case e.isNear(req.URL):
-		return e.routes().near.RoundTrip(req)
-	default:
-		return e.routes().other.RoundTrip(req)
+	if !e.isOwn(req.URL) {
+		transport := e.routes().other
+		if e.isNear(req.URL) {
+			transport = e.routes().near
+		}
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			err = explain(req.Context(), e.host+" redirects to "+req.URL.Host, e.opts.StallTimeout, err)
+		}
+		return resp, err
 	}
+	resp, err := e.sendOwn(req)
+	if err != nil {
+		err = explain(req.Context(), e.host, e.opts.StallTimeout, err)
+		var own *Error
+		if errors.As(err, &own) && own.Down() {
+			e.downUTC.Store(time.Now().UnixNano())
+		}
+		return nil, err
+	}
+	e.downUTC.Store(0)
+	return resp, nil
+}
+
+// sendOwn is one request to the registry itself.
+func (e *Endpoint) sendOwn(req *http.Request) (*http.Response, error) {
 	if !e.opts.Insecure {
 		return e.routes().own.RoundTrip(req)
 	}

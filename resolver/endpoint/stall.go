@@ -34,12 +34,12 @@ func newStallGuard(parent context.Context, host string, timeout time.Duration) (
 
 func (g *stallGuard) stop() { g.timer.Stop() }
 
-// explain returns err, or what the guard did if that was the cause of err.
-func (g *stallGuard) explain(err error) error {
-	if errors.Is(context.Cause(g.ctx), errStalled) {
-		return &Error{Cause: TimedOut, Text: fmt.Sprintf("%s: stalled: no byte for %s", g.host, g.timeout), err: context.DeadlineExceeded}
+// stalled is what a guard did to the request of ctx, nil if nothing.
+func stalled(ctx context.Context, host string, timeout time.Duration) error {
+	if !errors.Is(context.Cause(ctx), errStalled) {
+		return nil
 	}
-	return err
+	return &Error{Cause: TimedOut, Text: fmt.Sprintf("%s: stalled: no byte for %s", host, timeout), err: context.DeadlineExceeded}
 }
 
 func (g *stallGuard) body(body io.ReadCloser) io.ReadCloser { return &guardedBody{body, g} }
@@ -54,7 +54,9 @@ func (b *guardedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.guard.stop()
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = b.guard.explain(err)
+		if s := stalled(b.guard.ctx, b.guard.host, b.guard.timeout); s != nil {
+			err = s
+		}
 	}
 	return n, err
 }
