@@ -35,7 +35,7 @@ type Authorizer struct {
 	scopes    map[string][]string // by the scopes that containerd asks for: what the registry asks for beside them
 	tokens    map[string]token    // by realm, service and scopes
 	basic     credential.Credential
-	secrets   []string
+	cred      credential.Credential // the last that was used
 }
 
 type token struct {
@@ -86,7 +86,7 @@ func (a *Authorizer) AddResponses(ctx context.Context, responses []*http.Respons
 	if refused > 1 {
 		return fmt.Errorf("%s: %w", a.endpoint.host, docker.ErrInvalidAuthorization)
 	}
-	for _, c := range auth.ParseAuthHeader(last.Header) {
+	for _, c := range challenges(last) {
 		switch c.Scheme {
 		case auth.BearerAuth:
 			return a.learnBearer(ctx, c, last.Request)
@@ -174,7 +174,7 @@ func (a *Authorizer) fetch(ctx context.Context, key string, options auth.TokenOp
 	if cred.Username != credential.IdentityToken {
 		options.Username = cred.Username
 	}
-	t, err := a.endpoint.fetchToken(ctx, options)
+	t, err := a.endpoint.fetchToken(ctx, options, a)
 	if err != nil {
 		return "", a.explain(options.Realm, err)
 	}
@@ -209,26 +209,7 @@ func (a *Authorizer) credential(ctx context.Context) (credential.Credential, err
 		return credential.Credential{}, err
 	}
 	a.mu.Lock()
-	a.secrets = cred.Secrets()
+	a.cred = cred
 	a.mu.Unlock()
 	return cred, nil
-}
-
-// known returns the secrets that a holds.
-func (a *Authorizer) known() []string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	known := append([]string(nil), a.secrets...)
-	for _, t := range a.tokens {
-		known = append(known, t.value)
-	}
-	return known
-}
-
-// Redact replaces every secret that the endpoint holds in text.
-func (e *Endpoint) Redact(text string) string {
-	for _, secret := range e.auth.known() {
-		text = strings.ReplaceAll(text, secret, credential.Secret("").String())
-	}
-	return text
 }

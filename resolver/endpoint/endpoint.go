@@ -26,7 +26,6 @@ type Endpoint struct {
 	opts   Options
 	routes func() transports
 	auth   *Authorizer
-	client *http.Client // what containerd's resolver uses: RoundTrip below
 	follow *http.Client // follows redirects, under the rules of checkRedirect
 
 	plain   atomic.Bool // the port does not speak TLS; only ever set with Insecure
@@ -49,7 +48,6 @@ func New(host string, keychain credential.Keychain, opts Options) (*Endpoint, er
 		return nil, err
 	}
 	e.follow = &http.Client{Transport: roundTripper(e.send), CheckRedirect: e.checkRedirect}
-	e.client = &http.Client{Transport: roundTripper(e.roundTrip)}
 	e.auth = e.Authorizer(keychain)
 	return e, nil
 }
@@ -69,7 +67,7 @@ func (e *Endpoint) Hosts(auth *Authorizer) docker.RegistryHosts {
 		auth = e.auth
 	}
 	host := docker.RegistryHost{
-		Client:       e.client,
+		Client:       &http.Client{Transport: roundTripper(func(req *http.Request) (*http.Response, error) { return e.roundTrip(req, auth) })},
 		Authorizer:   auth,
 		Host:         e.host,
 		Scheme:       "https",
@@ -97,21 +95,19 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
 // roundTrip serves containerd's resolver: redirects are followed here, so that no address that one led to, which may
-// be a credential in itself, is in an error or a log.
-func (e *Endpoint) roundTrip(req *http.Request) (*http.Response, error) {
+// be a credential in itself, is in an error or a log. Nothing that comes back has a secret of auth in it.
+func (e *Endpoint) roundTrip(req *http.Request, auth *Authorizer) (*http.Response, error) {
+	redact := auth.redactor(req)
 	ctx, guard := newStallGuard(req.Context(), e.host, e.opts.StallTimeout)
 	resp, err := e.follow.Do(req.WithContext(ctx))
 	guard.stop()
 	if err != nil {
 		guard.cancel()
-		return nil, withoutURL(err)
+		return nil, redactError(withoutURL(err), redact)
 	}
 	guard.host = resp.Request.URL.Host
-	resp.Header.Del("Set-Cookie") // containerd logs headers at debug level
 	resp.Body = guard.body(resp.Body)
-	if resp.StatusCode >= http.StatusBadRequest {
-		e.redactBody(resp)
-	}
+	redactResponse(resp, req, redact)
 	if err := waitRetryAfter(req.Context(), resp); err != nil {
 		resp.Body.Close()
 		return nil, err

@@ -31,6 +31,7 @@ const (
 	NoTLS        Cause = "tls_failed"
 	RealmRefused Cause = "token_realm_refused"
 	Redirected   Cause = "redirect_refused"
+	BadResponse  Cause = "bad_response"
 )
 
 // Error is a failure to speak to a registry. It is never a timeout in the sense of [net.Error], since containerd

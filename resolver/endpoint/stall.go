@@ -4,12 +4,10 @@
 package endpoint
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"time"
 )
 
@@ -64,15 +62,4 @@ func (b *guardedBody) Read(p []byte) (int, error) {
 func (b *guardedBody) Close() error {
 	defer b.guard.cancel()
 	return b.ReadCloser.Close()
-}
-
-// maxErrorBody bounds what is read of an answer that is an error.
-const maxErrorBody = 64 << 10
-
-// redactBody takes the secrets of the endpoint out of an error that the registry sent. Having read it, the
-// connection can be used again.
-func (e *Endpoint) redactBody(resp *http.Response) {
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
-	resp.Body.Close()
-	resp.Body = io.NopCloser(bytes.NewReader([]byte(e.Redact(string(text)))))
 }

@@ -67,8 +67,11 @@ func (e *Endpoint) trustsRealm(u *url.URL) bool {
 
 // fetchToken asks a realm that checkRealm let through: by GET with a password (or anonymously), as the specification
 // has it, and by POST with an identity token.
-func (e *Endpoint) fetchToken(ctx context.Context, options auth.TokenOptions) (token, error) {
-	client := &http.Client{Transport: roundTripper(e.sendToken), CheckRedirect: e.checkTokenRedirect}
+func (e *Endpoint) fetchToken(ctx context.Context, options auth.TokenOptions, a *Authorizer) (token, error) {
+	client := &http.Client{
+		Transport:     roundTripper(func(req *http.Request) (*http.Response, error) { return e.sendToken(req, a) }),
+		CheckRedirect: e.checkTokenRedirect,
+	}
 	if options.Secret != "" && options.Username == "" {
 		r, err := auth.FetchTokenWithOAuth(ctx, client, nil, "containerd-client", options)
 		if err != nil {
@@ -92,7 +95,8 @@ func newToken(value string, seconds int) token {
 	return token{value, time.Now().Add(life * 9 / 10)}
 }
 
-func (e *Endpoint) sendToken(req *http.Request) (*http.Response, error) {
+func (e *Endpoint) sendToken(req *http.Request, a *Authorizer) (*http.Response, error) {
+	redact := a.redactor(req)
 	transport, err := e.realmTransport(req)
 	if err != nil {
 		return nil, err
@@ -102,12 +106,11 @@ func (e *Endpoint) sendToken(req *http.Request) (*http.Response, error) {
 		return nil, &Error{Cause: RealmRefused, Text: fmt.Sprintf("token realm %q refused for %s: %v; add it to token_realms to allow it", req.URL.Host, e.host, errLocalRealm)}
 	}
 	if err != nil {
-		return nil, explain(req.Context(), req.URL.Host, tokenTimeout, err)
+		return nil, redactError(explain(req.Context(), req.URL.Host, tokenTimeout, err), redact)
 	}
-	resp.Header.Del("Set-Cookie")
 	resp.Body = &boundedBody{resp.Body, maxTokenBody}
 	if resp.StatusCode >= http.StatusBadRequest {
-		e.redactBody(resp)
+		redactResponse(resp, req, redact)
 	}
 	return resp, nil
 }
