@@ -89,12 +89,20 @@ func (a *Authorizer) AddResponses(ctx context.Context, responses []*http.Respons
 	for _, c := range challenges(last) {
 		switch c.Scheme {
 		case auth.BearerAuth:
-			return a.learnBearer(ctx, c, last.Request)
+			return a.quiet(a.learnBearer(ctx, c, last.Request))
 		case auth.BasicAuth:
 			return a.learnBasic(ctx, c)
 		}
 	}
 	return fmt.Errorf("%s: no authentication scheme that is supported: %w", a.endpoint.host, errdefs.ErrNotImplemented)
+}
+
+// quiet takes secrets out of an error that may quote a challenge.
+func (a *Authorizer) quiet(err error) error {
+	if err == nil {
+		return nil
+	}
+	return redactError(err, a.Redact)
 }
 
 func (a *Authorizer) learnBasic(ctx context.Context, c auth.Challenge) error {

@@ -8,8 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -37,6 +37,7 @@ func (e *Endpoint) checkRealm(realm string) error {
 	if err != nil || u.Host == "" {
 		return refuse("not a URL")
 	}
+	realm = (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String() // and no more, in an error
 	switch {
 	case u.User != nil:
 		return refuse("it has a username")
@@ -46,10 +47,16 @@ func (e *Endpoint) checkRealm(realm string) error {
 		return refuse("neither http nor https")
 	case e.trustsRealm(u):
 		return nil
-	case net.ParseIP(u.Hostname()) != nil:
+	case isAddress(u.Hostname()):
 		return refuse("an address that is not the registry's; add it to token_realms to allow it")
 	}
 	return nil
+}
+
+// isAddress reports whether host is an IP address, with a zone or without.
+func isAddress(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil
 }
 
 // trustsRealm reports whether a realm is the registry's own host, at any port, or one of token_realms.
