@@ -192,8 +192,10 @@ func (a attempt) cause() string {
 	default:
 		text = a.err.Error()
 	}
-	if a.target.endpoint != nil {
-		text = a.target.endpoint.Redact(text)
+	if a.source != nil {
+		if o, ok := a.source.origin.(*endpointOrigin); ok {
+			text = o.redact(text)
+		}
 	}
 	return redactQueries(text)
 }

@@ -133,12 +133,13 @@ type seekingReader struct {
 type endpointOrigin struct {
 	resolver remotes.Resolver
 	ref      string
+	redact   func(string) string // takes out what authenticates there
 }
 
 var _ origin = (*endpointOrigin)(nil)
 
-func newEndpointOrigin(ref string, hosts docker.RegistryHosts) *endpointOrigin {
-	return &endpointOrigin{docker.NewResolver(docker.ResolverOptions{Hosts: hosts}), ref}
+func newEndpointOrigin(ref string, hosts docker.RegistryHosts, redact func(string) string) *endpointOrigin {
+	return &endpointOrigin{docker.NewResolver(docker.ResolverOptions{Hosts: hosts}), ref, redact}
 }
 
 func (o *endpointOrigin) String() string { return fmt.Sprintf("OCI Registry (%s)", o.ref) }

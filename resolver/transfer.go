@@ -200,9 +200,9 @@ func (p *pull) origin(ctx context.Context, target Target) (origin, error) {
 	case target.endpoint != nil && target.Credential() == "client":
 		// Tokens made of a client's credential are its own.
 		own := target.endpoint.Authorizer(client{p.client, target.endpoint.Host()})
-		return newEndpointOrigin(target.Pull.String(), target.endpoint.Hosts(own)), nil
+		return newEndpointOrigin(target.Pull.String(), target.endpoint.Hosts(own), own.Redact), nil
 	case target.endpoint != nil:
-		return newEndpointOrigin(target.Pull.String(), target.endpoint.Hosts(nil)), nil
+		return newEndpointOrigin(target.Pull.String(), target.endpoint.Hosts(nil), target.endpoint.Redact), nil
 	case target.Kind == KindSource:
 		return p.client, nil
 	}

@@ -10,6 +10,7 @@ package credential
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -57,13 +58,22 @@ type Credential struct {
 // IsZero reports whether there is no credential.
 func (c Credential) IsZero() bool { return c.Username == "" && c.Password == "" }
 
-// Secrets returns the forms in which c's secret travels, for redaction.
+// Secrets returns the forms in which c's secret travels, and in which a server may quote it, for redaction.
 func (c Credential) Secrets() []string {
 	if c.Password == "" {
 		return nil
 	}
 	p := c.Password.Reveal()
-	return []string{p, base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + p)), url.QueryEscape(p), url.PathEscape(p)}
+	secrets := []string{p, base64.StdEncoding.EncodeToString([]byte(c.Username + ":" + p)), url.QueryEscape(p), url.PathEscape(p)}
+	for _, html := range []bool{false, true} {
+		var quoted strings.Builder
+		encoder := json.NewEncoder(&quoted)
+		encoder.SetEscapeHTML(html)
+		if err := encoder.Encode(p); err == nil {
+			secrets = append(secrets, quoted.String()[1:quoted.Len()-2])
+		}
+	}
+	return secrets
 }
 
 // A Keychain finds the credential of one registry.

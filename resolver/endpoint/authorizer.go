@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -30,12 +31,12 @@ type Authorizer struct {
 	keychain credential.Keychain
 	fetches  singleflight.Group
 
-	mu        sync.Mutex
-	challenge *auth.Challenge
-	scopes    map[string][]string // by the scopes that containerd asks for: what the registry asks for beside them
-	tokens    map[string]token    // by realm, service and scopes
-	basic     credential.Credential
-	secrets   []string
+	mu         sync.Mutex
+	challenges map[string]auth.Challenge // by the scopes that containerd asks for, one repository's
+	latest     *auth.Challenge           // for a repository that was not challenged yet
+	tokens     map[string]token          // by realm, service and scopes
+	basic      credential.Credential
+	cred       credential.Credential // the last that was used
 }
 
 type token struct {
@@ -47,22 +48,22 @@ var _ docker.Authorizer = (*Authorizer)(nil)
 
 // Authorizer returns one that has the credentials of keychain and shares nothing with others.
 func (e *Endpoint) Authorizer(keychain credential.Keychain) *Authorizer {
-	return &Authorizer{endpoint: e, keychain: keychain, scopes: map[string][]string{}, tokens: map[string]token{}}
+	return &Authorizer{endpoint: e, keychain: keychain, challenges: map[string]auth.Challenge{}, tokens: map[string]token{}}
 }
 
 // Authorize implements [docker.Authorizer].
 func (a *Authorizer) Authorize(ctx context.Context, req *http.Request) error {
-	a.mu.Lock()
-	challenge, basic := a.challenge, a.basic
-	a.mu.Unlock()
+	challenge, ok := a.challenge(ctx)
 	switch {
-	case challenge == nil || req.URL.Host != a.endpoint.host:
+	case !ok || !a.endpoint.isOwn(req.URL):
 		return nil
 	case challenge.Scheme == auth.BasicAuth:
-		req.SetBasicAuth(basic.Username, basic.Password.Reveal())
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		req.SetBasicAuth(a.basic.Username, a.basic.Password.Reveal())
 		return nil
 	}
-	value, err := a.token(ctx, *challenge)
+	value, err := a.token(ctx, challenge)
 	if err != nil {
 		return err
 	}
@@ -70,11 +71,36 @@ func (a *Authorizer) Authorize(ctx context.Context, req *http.Request) error {
 	return nil
 }
 
+// challenge returns what the registry asks for the repository of ctx: what it said of that, or else of another, since
+// most registries have one answer for all.
+func (a *Authorizer) challenge(ctx context.Context) (auth.Challenge, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c, ok := a.challenges[scopes(ctx)]; ok {
+		return c, true
+	}
+	if a.latest == nil {
+		return auth.Challenge{}, false
+	}
+	c := *a.latest
+	c.Parameters = maps.Clone(c.Parameters)
+	delete(c.Parameters, "scope") // that of another repository
+	return c, true
+}
+
+// learn remembers a challenge. a.mu is held.
+func (a *Authorizer) learn(ctx context.Context, c auth.Challenge) {
+	a.challenges[scopes(ctx)], a.latest = c, &c
+}
+
+// scopes are what containerd asks for.
+func scopes(ctx context.Context) string { return strings.Join(docker.GetTokenScopes(ctx, nil), " ") }
+
 // AddResponses implements [docker.Authorizer]: it learns from a 401, and drops what the registry refused. A request
 // that was refused twice with a fresh authorization is not sent again.
 func (a *Authorizer) AddResponses(ctx context.Context, responses []*http.Response) error {
 	last := responses[len(responses)-1]
-	if last.Request.URL.Host != a.endpoint.host {
+	if !a.endpoint.isOwn(last.Request.URL) {
 		return fmt.Errorf("%s asks for a credential that is not its own: %w", last.Request.URL.Host, errdefs.ErrNotImplemented)
 	}
 	refused := 0
@@ -86,15 +112,23 @@ func (a *Authorizer) AddResponses(ctx context.Context, responses []*http.Respons
 	if refused > 1 {
 		return fmt.Errorf("%s: %w", a.endpoint.host, docker.ErrInvalidAuthorization)
 	}
-	for _, c := range auth.ParseAuthHeader(last.Header) {
+	for _, c := range challenges(last) {
 		switch c.Scheme {
 		case auth.BearerAuth:
-			return a.learnBearer(ctx, c, last.Request)
+			return a.quiet(a.learnBearer(ctx, c, last.Request))
 		case auth.BasicAuth:
 			return a.learnBasic(ctx, c)
 		}
 	}
 	return fmt.Errorf("%s: no authentication scheme that is supported: %w", a.endpoint.host, errdefs.ErrNotImplemented)
+}
+
+// quiet takes secrets out of an error that may quote a challenge.
+func (a *Authorizer) quiet(err error) error {
+	if err == nil {
+		return nil
+	}
+	return redactError(err, a.Redact)
 }
 
 func (a *Authorizer) learnBasic(ctx context.Context, c auth.Challenge) error {
@@ -107,7 +141,8 @@ func (a *Authorizer) learnBasic(ctx context.Context, c auth.Challenge) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.challenge, a.basic = &c, cred
+	a.basic = cred
+	a.learn(ctx, c)
 	return nil
 }
 
@@ -117,10 +152,6 @@ func (a *Authorizer) learnBearer(ctx context.Context, c auth.Challenge, req *htt
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	asked := docker.GetTokenScopes(ctx, nil)
-	if scope := c.Parameters["scope"]; scope != "" {
-		a.scopes[strings.Join(asked, " ")] = strings.Fields(scope)
-	}
 	// Only the token that was refused: another pull may have replaced it meanwhile.
 	if sent, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer "); ok {
 		for key, t := range a.tokens {
@@ -129,20 +160,19 @@ func (a *Authorizer) learnBearer(ctx context.Context, c auth.Challenge, req *htt
 			}
 		}
 	}
-	a.challenge = &c
+	a.learn(ctx, c)
 	return nil
 }
 
 // token returns a token for the scopes of ctx: one that is still good, or a new one, fetched once for all who wait.
 func (a *Authorizer) token(ctx context.Context, c auth.Challenge) (string, error) {
-	asked := docker.GetTokenScopes(ctx, nil)
-	a.mu.Lock()
 	options := auth.TokenOptions{
 		Realm:   c.Parameters["realm"],
 		Service: c.Parameters["service"],
-		Scopes:  docker.GetTokenScopes(ctx, a.scopes[strings.Join(asked, " ")]),
+		Scopes:  docker.GetTokenScopes(ctx, strings.Fields(c.Parameters["scope"])),
 	}
 	key := strings.Join(append([]string{options.Realm, options.Service}, options.Scopes...), " ")
+	a.mu.Lock()
 	t, ok := a.tokens[key]
 	a.mu.Unlock()
 	if ok && time.Now().Before(t.expires) {
@@ -174,7 +204,7 @@ func (a *Authorizer) fetch(ctx context.Context, key string, options auth.TokenOp
 	if cred.Username != credential.IdentityToken {
 		options.Username = cred.Username
 	}
-	t, err := a.endpoint.fetchToken(ctx, options)
+	t, err := a.endpoint.fetchToken(ctx, options, a)
 	if err != nil {
 		return "", a.explain(options.Realm, err)
 	}
@@ -209,26 +239,7 @@ func (a *Authorizer) credential(ctx context.Context) (credential.Credential, err
 		return credential.Credential{}, err
 	}
 	a.mu.Lock()
-	a.secrets = cred.Secrets()
+	a.cred = cred
 	a.mu.Unlock()
 	return cred, nil
-}
-
-// known returns the secrets that a holds.
-func (a *Authorizer) known() []string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	known := append([]string(nil), a.secrets...)
-	for _, t := range a.tokens {
-		known = append(known, t.value)
-	}
-	return known
-}
-
-// Redact replaces every secret that the endpoint holds in text.
-func (e *Endpoint) Redact(text string) string {
-	for _, secret := range e.auth.known() {
-		text = strings.ReplaceAll(text, secret, credential.Secret("").String())
-	}
-	return text
 }

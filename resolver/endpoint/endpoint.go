@@ -27,7 +27,6 @@ type Endpoint struct {
 	opts   Options
 	routes func() transports
 	auth   *Authorizer
-	client *http.Client // what containerd's resolver uses: RoundTrip below
 	follow *http.Client // follows redirects, under the rules of checkRedirect
 
 	plain   atomic.Bool // the port does not speak TLS; only ever set with Insecure
@@ -50,7 +49,6 @@ func New(host string, keychain credential.Keychain, opts Options) (*Endpoint, er
 		return nil, err
 	}
 	e.follow = &http.Client{Transport: roundTripper(e.send), CheckRedirect: e.checkRedirect}
-	e.client = &http.Client{Transport: roundTripper(e.roundTrip)}
 	e.auth = e.Authorizer(keychain)
 	return e, nil
 }
@@ -70,7 +68,7 @@ func (e *Endpoint) Hosts(auth *Authorizer) docker.RegistryHosts {
 		auth = e.auth
 	}
 	host := docker.RegistryHost{
-		Client:       e.client,
+		Client:       &http.Client{Transport: roundTripper(func(req *http.Request) (*http.Response, error) { return e.roundTrip(req, auth) })},
 		Authorizer:   auth,
 		Host:         e.host,
 		Scheme:       "https",
@@ -98,35 +96,19 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
 // roundTrip serves containerd's resolver: redirects are followed here, so that no address that one led to, which may
-// be a credential in itself, is in an error or a log.
-func (e *Endpoint) roundTrip(req *http.Request) (*http.Response, error) {
+// be a credential in itself, is in an error or a log. Nothing that comes back has a secret of auth in it.
+func (e *Endpoint) roundTrip(req *http.Request, auth *Authorizer) (*http.Response, error) {
+	redact := auth.redactor(req)
 	ctx, guard := newStallGuard(req.Context(), e.host, e.opts.StallTimeout)
 	resp, err := e.follow.Do(req.WithContext(ctx))
 	guard.stop()
 	if err != nil {
-		err = guard.explain(withoutURL(err))
 		guard.cancel()
-		if e.plain.Load() && strings.Contains(err.Error(), "malformed HTTP response") {
-			return nil, e.wantsTLS("no HTTP response")
-		}
-		err = explain(req.Context(), e.host, e.opts.StallTimeout, err)
-		var own *Error
-		if errors.As(err, &own) && own.Down() {
-			e.downUTC.Store(time.Now().UnixNano())
-		}
-		return nil, err
+		return nil, redactError(withoutURL(err), redact)
 	}
-	if e.opts.PlainHTTP && e.plain.Load() && resp.StatusCode == http.StatusBadRequest {
-		guard.cancel()
-		resp.Body.Close()
-		return nil, e.wantsTLS(resp.Status)
-	}
-	e.downUTC.Store(0)
-	resp.Header.Del("Set-Cookie") // containerd logs headers at debug level
+	guard.host = resp.Request.URL.Host
 	resp.Body = guard.body(resp.Body)
-	if resp.StatusCode >= http.StatusBadRequest {
-		e.redactBody(resp)
-	}
+	redactResponse(resp, req, redact)
 	if err := waitRetryAfter(req.Context(), resp); err != nil {
 		resp.Body.Close()
 		return nil, err
@@ -134,9 +116,20 @@ func (e *Endpoint) roundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// wantsTLS is what a server that speaks TLS makes of plain HTTP: answers are an alert of TLS, or 400.
-func (e *Endpoint) wantsTLS(answer string) error {
-	return &Error{Cause: WantsTLS, Text: fmt.Sprintf("%s: %s over plain HTTP; if the port speaks TLS, write domain without http://", e.host, answer)}
+// checkPlain explains what a port that speaks TLS makes of plain HTTP, where that was configured: 400, or an alert of
+// TLS.
+func (e *Endpoint) checkPlain(resp *http.Response, err error) (*http.Response, error) {
+	var answer string
+	switch {
+	case err != nil && strings.Contains(err.Error(), "malformed HTTP response"):
+		answer = "no HTTP response"
+	case err == nil && e.opts.PlainHTTP && resp.StatusCode == http.StatusBadRequest:
+		answer = resp.Status
+		resp.Body.Close()
+	default:
+		return resp, err
+	}
+	return nil, &Error{Cause: WantsTLS, Text: fmt.Sprintf("%s: %s over plain HTTP; if the port speaks TLS, write domain without http://", e.host, answer)}
 }
 
 // withoutURL drops the method and URL that [http.Client] puts before an error.
@@ -148,16 +141,39 @@ func withoutURL(err error) error {
 	return err
 }
 
-// send is one request, without redirects.
+// send is one request, without redirects. Its errors name the host that they are about.
 func (e *Endpoint) send(req *http.Request) (*http.Response, error) {
-	if req.URL.Host != e.host {
-		return e.routes().other.RoundTrip(req)
+	if !e.isOwn(req.URL) {
+		transport := e.routes().other
+		if e.isNear(req.URL) {
+			transport = e.routes().near
+		}
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			err = explain(req.Context(), e.host+" redirects to "+req.URL.Host, e.opts.StallTimeout, err)
+		}
+		return resp, err
 	}
+	resp, err := e.sendOwn(req)
+	if err != nil {
+		err = explain(req.Context(), e.host, e.opts.StallTimeout, err)
+		var own *Error
+		if errors.As(err, &own) && own.Down() {
+			e.downUTC.Store(time.Now().UnixNano())
+		}
+		return nil, err
+	}
+	e.downUTC.Store(0)
+	return resp, nil
+}
+
+// sendOwn is one request to the registry itself.
+func (e *Endpoint) sendOwn(req *http.Request) (*http.Response, error) {
 	if !e.opts.Insecure {
 		return e.routes().own.RoundTrip(req)
 	}
 	if e.plain.Load() {
-		return e.routes().own.RoundTrip(overHTTP(req))
+		return e.checkPlain(e.routes().own.RoundTrip(overHTTP(req)))
 	}
 	resp, err := e.routes().own.RoundTrip(req)
 	switch {
@@ -170,6 +186,16 @@ func (e *Endpoint) send(req *http.Request) (*http.Response, error) {
 	}
 	return resp, err
 }
+
+// isOwn reports whether u is on the registry's host and port, which are all that secrets may go to. A server may spell
+// them in another way than the configuration: in capitals, or with the scheme's own port.
+func (e *Endpoint) isOwn(u *url.URL) bool {
+	port := map[string]string{"https": ":443", "http": ":80"}[u.Scheme]
+	return strings.EqualFold(strings.TrimSuffix(u.Host, port), strings.TrimSuffix(e.host, port))
+}
+
+// isNear reports whether u is on the registry's host, at any port.
+func (e *Endpoint) isNear(u *url.URL) bool { return strings.EqualFold(u.Hostname(), hostname(e.host)) }
 
 func overHTTP(req *http.Request) *http.Request {
 	req = req.Clone(req.Context())
@@ -187,10 +213,14 @@ func (e *Endpoint) checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= maxRedirects {
 		return errors.New("stopped after 10 redirects")
 	}
-	if req.URL.Scheme != "https" && !(e.opts.Insecure && req.URL.Scheme == "http") {
+	if req.URL.Scheme != "https" && !(req.URL.Scheme == "http" && e.plain.Load()) {
 		return &Error{Cause: Redirected, Text: e.host + ": refusing redirect to " + req.URL.Scheme + "://" + req.URL.Host + ": it is not HTTPS"}
 	}
-	if req.URL.Host == e.host {
+	if e.isOwn(req.URL) {
+		// Go does not take another spelling of a host for the same. From a foreign host there is none to take over.
+		if authorization := via[len(via)-1].Header.Get("Authorization"); authorization != "" {
+			req.Header.Set("Authorization", authorization)
+		}
 		return nil
 	}
 	for name := range req.Header {

@@ -32,6 +32,7 @@ const (
 	NoTLS        Cause = "tls_failed"
 	RealmRefused Cause = "token_realm_refused"
 	Redirected   Cause = "redirect_refused"
+	BadResponse  Cause = "bad_response"
 )
 
 // Error is a failure to speak to a registry. It is never a timeout in the sense of [net.Error], since containerd
@@ -65,6 +66,9 @@ func (e *Error) Down() bool {
 // explain turns an error of [http.Transport] into one that says what is wrong and what to do. Errors that mean a
 // connection cut short stay as they are: containerd tries those again.
 func explain(ctx context.Context, host string, stall time.Duration, err error) error {
+	if err := stalled(ctx, host, stall); err != nil {
+		return err
+	}
 	var own *Error
 	if ctx.Err() != nil || errors.As(err, &own) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return err
@@ -79,7 +83,11 @@ func explain(ctx context.Context, host string, stall time.Duration, err error) e
 		invalid   x509.CertificateInvalidError
 		record    tls.RecordHeaderError
 		timeout   net.Error
+		op        *net.OpError
 	)
+	if errors.As(err, &op) && op.Op == "proxyconnect" {
+		return fail(Unreachable, "%s: proxy cannot be reached: %v", host, op.Err)
+	}
 	switch {
 	case errors.As(err, &dns):
 		return fail(NoSuchHost, "%s: host not found: %v", host, dns)

@@ -4,12 +4,10 @@
 package endpoint
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -36,12 +34,12 @@ func newStallGuard(parent context.Context, host string, timeout time.Duration) (
 
 func (g *stallGuard) stop() { g.timer.Stop() }
 
-// explain returns err, or what the guard did if that was the cause of err.
-func (g *stallGuard) explain(err error) error {
-	if errors.Is(context.Cause(g.ctx), errStalled) {
-		return &Error{Cause: TimedOut, Text: fmt.Sprintf("%s: stalled: no byte for %s", g.host, g.timeout), err: context.DeadlineExceeded}
+// stalled is what a guard did to the request of ctx, nil if nothing.
+func stalled(ctx context.Context, host string, timeout time.Duration) error {
+	if !errors.Is(context.Cause(ctx), errStalled) {
+		return nil
 	}
-	return err
+	return &Error{Cause: TimedOut, Text: fmt.Sprintf("%s: stalled: no byte for %s", host, timeout), err: context.DeadlineExceeded}
 }
 
 func (g *stallGuard) body(body io.ReadCloser) io.ReadCloser { return &guardedBody{body, g} }
@@ -56,7 +54,10 @@ func (b *guardedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.guard.stop()
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = b.guard.explain(cutShort(err))
+		err = cutShort(err)
+		if s := stalled(b.guard.ctx, b.guard.host, b.guard.timeout); s != nil {
+			err = s
+		}
 	}
 	return n, err
 }
@@ -74,15 +75,4 @@ func cutShort(err error) error {
 func (b *guardedBody) Close() error {
 	defer b.guard.cancel()
 	return b.ReadCloser.Close()
-}
-
-// maxErrorBody bounds what is read of an answer that is an error.
-const maxErrorBody = 64 << 10
-
-// redactBody takes the secrets of the endpoint out of an error that the registry sent. Having read it, the
-// connection can be used again.
-func (e *Endpoint) redactBody(resp *http.Response) {
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
-	resp.Body.Close()
-	resp.Body = io.NopCloser(bytes.NewReader([]byte(e.Redact(string(text)))))
 }

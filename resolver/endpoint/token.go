@@ -8,8 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -37,6 +37,7 @@ func (e *Endpoint) checkRealm(realm string) error {
 	if err != nil || u.Host == "" {
 		return refuse("not a URL")
 	}
+	realm = (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String() // and no more, in an error
 	switch {
 	case u.User != nil:
 		return refuse("it has a username")
@@ -46,15 +47,21 @@ func (e *Endpoint) checkRealm(realm string) error {
 		return refuse("neither http nor https")
 	case e.trustsRealm(u):
 		return nil
-	case net.ParseIP(u.Hostname()) != nil:
+	case isAddress(u.Hostname()):
 		return refuse("an address that is not the registry's; add it to token_realms to allow it")
 	}
 	return nil
 }
 
+// isAddress reports whether host is an IP address, with a zone or without.
+func isAddress(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil
+}
+
 // trustsRealm reports whether a realm is the registry's own host, at any port, or one of token_realms.
 func (e *Endpoint) trustsRealm(u *url.URL) bool {
-	if strings.EqualFold(u.Hostname(), hostname(e.host)) {
+	if e.isNear(u) {
 		return true
 	}
 	for _, realm := range e.opts.TokenRealms {
@@ -67,8 +74,11 @@ func (e *Endpoint) trustsRealm(u *url.URL) bool {
 
 // fetchToken asks a realm that checkRealm let through: by GET with a password (or anonymously), as the specification
 // has it, and by POST with an identity token.
-func (e *Endpoint) fetchToken(ctx context.Context, options auth.TokenOptions) (token, error) {
-	client := &http.Client{Transport: roundTripper(e.sendToken), CheckRedirect: e.checkTokenRedirect}
+func (e *Endpoint) fetchToken(ctx context.Context, options auth.TokenOptions, a *Authorizer) (token, error) {
+	client := &http.Client{
+		Transport:     roundTripper(func(req *http.Request) (*http.Response, error) { return e.sendToken(req, a) }),
+		CheckRedirect: e.checkTokenRedirect,
+	}
 	if options.Secret != "" && options.Username == "" {
 		r, err := auth.FetchTokenWithOAuth(ctx, client, nil, "containerd-client", options)
 		if err != nil {
@@ -92,7 +102,8 @@ func newToken(value string, seconds int) token {
 	return token{value, time.Now().Add(life * 9 / 10)}
 }
 
-func (e *Endpoint) sendToken(req *http.Request) (*http.Response, error) {
+func (e *Endpoint) sendToken(req *http.Request, a *Authorizer) (*http.Response, error) {
+	redact := a.redactor(req)
 	transport, err := e.realmTransport(req)
 	if err != nil {
 		return nil, err
@@ -102,25 +113,27 @@ func (e *Endpoint) sendToken(req *http.Request) (*http.Response, error) {
 		return nil, &Error{Cause: RealmRefused, Text: fmt.Sprintf("token realm %q refused for %s: %v; add it to token_realms to allow it", req.URL.Host, e.host, errLocalRealm)}
 	}
 	if err != nil {
-		return nil, explain(req.Context(), req.URL.Host, tokenTimeout, err)
+		return nil, redactError(explain(req.Context(), req.URL.Host, tokenTimeout, err), redact)
 	}
-	resp.Header.Del("Set-Cookie")
 	resp.Body = &boundedBody{resp.Body, maxTokenBody}
 	if resp.StatusCode >= http.StatusBadRequest {
-		e.redactBody(resp)
+		redactResponse(resp, req, redact)
 	}
 	return resp, nil
 }
 
 func (e *Endpoint) realmTransport(req *http.Request) (http.RoundTripper, error) {
-	if req.URL.Host == e.host {
+	switch {
+	case e.isOwn(req.URL):
 		return e.routes().own, nil
+	case e.trustsRealm(req.URL):
+		return e.routes().near, nil
 	}
 	proxied, err := e.routes().proxy(req)
 	if err != nil {
 		return nil, err
 	}
-	if proxied != nil || e.trustsRealm(req.URL) {
+	if proxied != nil {
 		return e.routes().other, nil
 	}
 	return e.routes().realm, nil

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -25,7 +26,8 @@ const (
 // transports are the ways out of one endpoint. They differ in what they show and in what they may reach.
 type transports struct {
 	own   *http.Transport // the registry's host and port: with the client certificate
-	other *http.Transport // where redirects lead, and token realms that were configured
+	near  *http.Transport // other ports of the registry's host, and token_realms
+	other *http.Transport // where else redirects lead: insecure does not reach there
 	realm *http.Transport // token realms that the registry names: not to this machine
 	proxy func(*http.Request) (*url.URL, error)
 }
@@ -59,16 +61,18 @@ func newTransports(host string, opts Options) (func() transports, error) {
 	}
 	return sync.OnceValue(func() transports {
 		config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool(added)}
+		t := transports{proxy: proxy}
+		t.other = newTransport(config.Clone(), opts)
+		t.other.Proxy = proxy
+		t.realm = newTransport(config.Clone(), opts)
+		t.realm.DialContext = (&net.Dialer{Timeout: opts.DialTimeout, Control: refuseLocal}).DialContext
 		if opts.Insecure {
 			acceptAny(config, append([]string{host}, opts.TokenRealms...))
 		}
-		t := transports{proxy: proxy}
-		t.other = newTransport(config.Clone(), opts.DialTimeout)
-		t.other.Proxy = proxy
-		t.realm = newTransport(config.Clone(), opts.DialTimeout)
-		t.realm.DialContext = (&net.Dialer{Timeout: opts.DialTimeout, Control: refuseLocal}).DialContext
+		t.near = newTransport(config.Clone(), opts)
+		t.near.Proxy = proxy
 		config.Certificates = shown
-		t.own = newTransport(config, opts.DialTimeout)
+		t.own = newTransport(config, opts)
 		t.own.Proxy = proxy
 		return t
 	}), nil
@@ -89,11 +93,11 @@ func pool(added []*x509.Certificate) *x509.CertPool {
 	return p
 }
 
-func newTransport(config *tls.Config, dialTimeout time.Duration) *http.Transport {
+func newTransport(config *tls.Config, opts Options) *http.Transport {
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(0)
 	return &http.Transport{
 		TLSClientConfig:     config,
-		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		DialContext:         (&net.Dialer{Timeout: opts.DialTimeout}).DialContext,
 		TLSHandshakeTimeout: handshakeTimeout,
 		ForceAttemptHTTP2:   true,
 		DisableCompression:  true, // containerd asks for what it wants itself
@@ -103,20 +107,25 @@ func newTransport(config *tls.Config, dialTimeout time.Duration) *http.Transport
 }
 
 func (t transports) closeIdle() {
-	for _, transport := range []*http.Transport{t.own, t.other, t.realm} {
+	for _, transport := range []*http.Transport{t.own, t.near, t.other, t.realm} {
 		transport.CloseIdleConnections()
 	}
 }
 
-// acceptAny makes config accept any certificate of the given hosts, and verify all others as usual.
+// acceptAny makes config accept any certificate of the given hosts, which are all that it is used for but for a proxy
+// that is spoken to over TLS. That is verified as usual, unless both are IP addresses: a handshake names none.
 func acceptAny(config *tls.Config, hosts []string) {
 	names := make([]string, 0, len(hosts))
 	for _, host := range hosts {
-		names = append(names, hostname(host))
+		name := hostname(host)
+		if net.ParseIP(name) != nil {
+			name = ""
+		}
+		names = append(names, name)
 	}
 	config.InsecureSkipVerify = true // or VerifyConnection would come too late
 	config.VerifyConnection = func(state tls.ConnectionState) error {
-		if slices.Contains(names, state.ServerName) {
+		if slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(name, state.ServerName) }) {
 			return nil
 		}
 		chain := x509.VerifyOptions{Roots: config.RootCAs, DNSName: state.ServerName, Intermediates: x509.NewCertPool()}

@@ -1,0 +1,124 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker/auth"
+
+	"github.com/berth-edge/berth/resolver/credential"
+)
+
+// Redact replaces every secret that a holds in text.
+func (a *Authorizer) Redact(text string) string {
+	a.mu.Lock()
+	known := a.cred.Secrets()
+	for _, t := range a.tokens {
+		known = append(known, t.value)
+	}
+	a.mu.Unlock()
+	return replace(text, known)
+}
+
+// Redact replaces every secret that the endpoint's own authorizer holds in text.
+func (e *Endpoint) Redact(text string) string { return e.auth.Redact(text) }
+
+// redactor is for what answers req: it replaces what a holds, what req carried, which a may not hold any more, and the
+// username. In a text of ours a username may be a word like any other.
+func (a *Authorizer) redactor(req *http.Request) func(string) string {
+	a.mu.Lock()
+	user := a.cred.Username
+	a.mu.Unlock()
+	var carried []string
+	if u, p, ok := req.BasicAuth(); ok {
+		user = u
+		carried = credential.Credential{Username: u, Password: credential.Secret(p)}.Secrets()
+	}
+	if token, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer "); ok {
+		carried = append(carried, token)
+	}
+	if user != "" && user != credential.IdentityToken {
+		carried = append(carried, user)
+	}
+	return func(text string) string { return replace(a.Redact(text), carried) }
+}
+
+func replace(text string, secrets []string) string {
+	for _, secret := range secrets {
+		text = strings.ReplaceAll(text, secret, credential.Secret("").String())
+	}
+	return text
+}
+
+// redactError takes secrets out of an error: some quote what a server sent.
+func redactError(err error, redact func(string) string) error {
+	text := redact(err.Error())
+	if text == err.Error() {
+		return err
+	}
+	cause := BadResponse
+	var own *Error
+	if errors.As(err, &own) {
+		cause = own.Cause
+	}
+	return &Error{Cause: cause, Text: text, err: err}
+}
+
+// maxErrorBody bounds what is read of an answer that is an error.
+const maxErrorBody = 64 << 10
+
+// meant are the headers that containerd goes by. They are left as they are: a short password may be part of one.
+var meant = map[string]bool{
+	"Content-Encoding": true, "Content-Length": true, "Content-Range": true, "Content-Type": true, "Docker-Content-Digest": true,
+}
+
+// redactResponse makes the response to asked fit for errors and for containerd's log, which has every header at debug
+// level. A body is read if it is an error's; having read it, the connection can be used again.
+func redactResponse(resp *http.Response, asked *http.Request, redact func(string) string) {
+	resp.Status = redact(resp.Status)
+	resp.Request = printable(resp, asked.URL)
+	resp.Header.Del("Set-Cookie")
+	resp.Header.Del("Location")
+	for name, values := range resp.Header {
+		for i := range values {
+			if !meant[name] {
+				values[i] = redact(values[i])
+			}
+		}
+	}
+	if resp.StatusCode < http.StatusBadRequest {
+		return
+	}
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+	resp.Body.Close()
+	resp.Body = io.NopCloser(bytes.NewReader([]byte(redact(string(text)))))
+}
+
+// printable is the request that was answered, with no more of its address than may be printed: the host alone, if a
+// redirect led there. It keeps the challenges, which redaction may change.
+func printable(resp *http.Response, asked *url.URL) *http.Request {
+	at := *resp.Request.URL
+	if at.Host != asked.Host || at.Path != asked.Path {
+		at = url.URL{Scheme: at.Scheme, Host: at.Host}
+	}
+	at.RawQuery, at.User = "", nil
+	req := resp.Request.WithContext(context.WithValue(resp.Request.Context(), challengesKey{}, auth.ParseAuthHeader(resp.Header)))
+	req.URL = &at
+	return req
+}
+
+type challengesKey struct{}
+
+// challenges are those of a response as the server sent them.
+func challenges(resp *http.Response) []auth.Challenge {
+	c, _ := resp.Request.Context().Value(challengesKey{}).([]auth.Challenge)
+	return c
+}
