@@ -35,7 +35,7 @@ type Rule struct {
 	To []string
 	// Path is how a name is put after a target. Empty is [PathFull] for "*" and [PathRest] for any other.
 	Path Path
-	// Deny refuses the pull. It excludes To and Path.
+	// Deny refuses the pull. It excludes To; Path has no effect then.
 	Deny bool
 }
 
@@ -93,21 +93,22 @@ func parseFrom(s string) (from string, whole bool, err error) {
 		return "", false, errors.New("is empty; want host, host/path, host/path:tag, host/path@digest, *.host, or *")
 	case s == "*":
 		return s, false, nil
+	case hasUserinfo(s):
+		return "", false, errUserinfo
 	case strings.Contains(s, "://"):
 		return "", false, errors.New("has a scheme; want host, host/path, *.host, or *")
 	case strings.HasPrefix(s, "*."):
-		host := s[len("*."):]
+		host := strings.TrimRight(s[len("*."):], "/")
 		if strings.Contains(host, "/") {
 			return "", false, errors.New("has a path after *.host; want *.host alone")
 		}
 		if strings.Contains(host, "*") || !strings.Contains(host, ".") {
 			return "", false, errors.New("matches too much or too little; want *. and a domain of two labels or more, such as *.gcr.io")
 		}
-		p, err := ParsePrefix(host)
-		if err != nil {
+		if _, err := ParsePrefix(host); err != nil {
 			return "", false, err
 		}
-		return "*." + string(p), false, nil
+		return "*." + strings.ToLower(host), false, nil
 	case strings.Contains(s, "*"):
 		return "", false, errors.New("has * in a place where it is not supported; want *.host or *")
 	}
@@ -120,9 +121,9 @@ func parseFrom(s string) (from string, whole bool, err error) {
 	if !isHost(host) {
 		return "", false, notHost(host)
 	}
-	named, err := ParseNamed(s)
+	named, err := parseNamed(s)
 	if err != nil {
-		return "", false, errors.New("is not a reference; want host/path:tag or host/path@digest")
+		return "", false, fmt.Errorf("is not host/path:tag or host/path@digest: %w", err)
 	}
 	_, tagged := named.(reference.Tagged)
 	_, digested := named.(reference.Digested)
@@ -193,11 +194,14 @@ type FieldError struct {
 	Err error
 }
 
-func (e *FieldError) Error() string {
-	if e.Value == "" {
-		return e.Key + " " + e.Err.Error()
+func (e *FieldError) Error() string { return e.Key + " " + e.Text() }
+
+// Text is the error without its key. The value is quoted, unless it may hold a password.
+func (e *FieldError) Text() string {
+	if e.Value == "" || errors.Is(e.Err, errUserinfo) {
+		return e.Err.Error()
 	}
-	return fmt.Sprintf("%s %q %v", e.Key, e.Value, e.Err)
+	return fmt.Sprintf("%q %v", e.Value, e.Err)
 }
 
 func (e *FieldError) Unwrap() error { return e.Err }

@@ -168,7 +168,7 @@ func (l *loader) rule(t *table) {
 
 func (l *loader) registry(t *table) {
 	text := t.text("domain")
-	domain, err := resolver.ParsePrefix(text)
+	domain, err := resolver.ParseDomain(text)
 	if err != nil {
 		t.problems(&resolver.FieldError{Key: "domain", Value: text, Err: err})
 	} else {
@@ -240,7 +240,7 @@ func (l *loader) credential(t *table) credential.Source {
 func (l *loader) realms(t *table) []string {
 	realms := t.texts("token_realms")
 	for i, realm := range realms {
-		p, err := resolver.ParsePrefix(realm)
+		p, err := resolver.ParseDomain(realm)
 		if err != nil || p.Host() != string(p) {
 			t.problem("token_realms", "%q is not a host; want host or host:port", realm)
 		}

@@ -45,11 +45,7 @@ func (t *table) problems(err error) {
 	}
 	var field *resolver.FieldError
 	if errors.As(err, &field) {
-		if field.Value == "" {
-			t.problem(field.Key, "%v", field.Err)
-		} else {
-			t.problem(field.Key, "%q %v", field.Value, field.Err)
-		}
+		t.problem(field.Key, "%s", field.Text())
 	}
 }
 
