@@ -34,6 +34,9 @@ func ParseNamed(ref string) (reference.Named, error) {
 }
 
 func parseNamed(ref string) (reference.Named, error) {
+	if named, ok := parsePlain(ref); ok {
+		return named, nil
+	}
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
 		return nil, err
