@@ -105,6 +105,13 @@ func (s Source) Credential(context.Context) (Credential, error) {
 }
 
 func readSecret(path string) (Secret, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() { // opening a pipe would wait for its writer
+		return "", fmt.Errorf("%s: is not a regular file", path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
