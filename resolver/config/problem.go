@@ -4,7 +4,9 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -44,10 +46,19 @@ func (ps Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Err returns ps as an error, nil if there are none.
+// Err returns ps as an error, nil if there are none. They are in the order of the lines of each file.
 func (ps Problems) Err() error {
 	if len(ps) == 0 {
 		return nil
 	}
+	files := map[string]int{}
+	for _, p := range ps {
+		if _, ok := files[p.File]; !ok {
+			files[p.File] = len(files)
+		}
+	}
+	slices.SortStableFunc(ps, func(a, b Problem) int {
+		return cmp.Or(files[a.File]-files[b.File], a.Line-b.Line)
+	})
 	return ps
 }
