@@ -85,24 +85,21 @@ func ParsePrefix(s string) (Prefix, error) {
 	if err := checkPort(host); err != nil {
 		return "", err
 	}
-	if path == "" {
-		// A host alone is no name: try it as the host of one.
-		if _, err := reference.WithName(host + "/x"); err != nil {
-			return "", fmt.Errorf("%q is not a host", host)
-		}
+	// A host alone is no name: try it as the host of one. An underscore makes a component of a path of it.
+	if named, err := reference.WithName(host + "/x"); err != nil || reference.Domain(named) != host {
+		return "", fmt.Errorf("begins with %q, which is not a host", host)
+	}
+	switch {
+	case path == "":
 		return Prefix(host), nil
-	}
-	if strings.ContainsAny(path, ":@") {
+	case strings.ContainsAny(path, ":@"):
 		return "", errors.New("has a tag or a digest; want host[:port][/path]")
-	}
-	if path != strings.ToLower(path) {
+	case path != strings.ToLower(path):
 		return "", errors.New("has upper-case letters in its path; a repository name is lower case")
-	}
-	named, err := reference.WithName(host + "/" + path)
-	if err != nil {
+	case !isPath(path):
 		return "", errors.New("is not a repository prefix; want host[:port][/path]")
 	}
-	return Prefix(named.Name()), nil
+	return Prefix(host + "/" + path), nil
 }
 
 // Host returns the host[:port] of p.
