@@ -40,7 +40,10 @@ func isPlainHost(host string) bool {
 	if hostName(host) != host || checkPort(host) != nil {
 		return false
 	}
-	name, _, _ := strings.Cut(host, ":")
+	name := host
+	if i := strings.LastIndexByte(host, ':'); i >= 0 {
+		name = host[:i]
+	}
 	if !strings.Contains(name, ".") {
 		return false
 	}
