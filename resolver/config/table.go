@@ -108,14 +108,14 @@ const (
 )
 
 func (t *table) timeout(key string) time.Duration {
-	const want = `want a duration with a unit, such as "5s", from 100ms to 5m`
+	const want = `a duration with a unit, such as "5s", from 100ms to 5m`
 	text, ok := value[string](t, key, want)
 	if !ok {
 		return 0
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d < minTimeout || d > maxTimeout {
-		t.problem(key, "%q is not accepted; %s", text, want)
+		t.problem(key, "%q is not accepted; want %s", text, want)
 		return 0
 	}
 	return d
