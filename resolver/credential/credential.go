@@ -41,7 +41,7 @@ func (Secret) GoString() string { return "***" }
 // Format writes ***, whatever the verb.
 func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "***") }
 
-// MarshalText returns ***, for JSON and TOML.
+// MarshalText returns ***, for JSON and logs. go-toml does not ask for it: a Secret is never to be written as TOML.
 func (Secret) MarshalText() ([]byte, error) { return []byte("***"), nil }
 
 // Reveal returns the secret itself.
