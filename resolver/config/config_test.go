@@ -121,6 +121,7 @@ func TestMistakes(t *testing.T) {
 		{"unknown key of a rule", good + "pth = \"base\"\n", []string{`4: rules[0].pth: unknown key; did you mean "path"?`}},
 		{"unknown key of a registry", "[[registries]]\ndomain = \"r.io\"\ncertificate = []\n", []string{`3: registries[0].certificate: unknown key; did you mean "certificates"?`}},
 		{"config_path in a file", "config_path = []\n", []string{"1: config_path: unknown key; known are dial_timeout, registries, rules, stall_timeout"}},
+		{"control characters in a key", "\"a\\n\\u001bb\" = 1\n", []string{`1: a\n\x1bb: unknown key; known are`}},
 		{"wrong types", "dial_timeout = 5\n[[rules]]\nfrom = 1\nto = \"r.io\"\ndeny = \"yes\"\npath = []\n", []string{
 			`1: dial_timeout: is a number; want a duration with a unit`, "3: rules[0].from: is a number; want text in quotes",
 			"4: rules[0].to: is text; want a list of texts", "5: rules[0].deny: is text; want true or false", "6: rules[0].path: is a list; want text in quotes"}},

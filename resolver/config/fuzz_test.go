@@ -23,7 +23,7 @@ func FuzzConfig(f *testing.F) {
 		"[[registries]]\ndomain = \"https://R.io/p/\"\nusername = \"u\"\npassword = \"p\"\ninsecure = true\n",
 		"[[registries]]\ndomain = \"[::1]:5000\"\ncertificates = [\"x\"]\ntoken_realms = [\"a\"]\nproxy = \"http://p\"\n",
 		"dial_timeout = \"5s\"\nstall_timeout = 5\n", "[rules]\n[[registries.x]]\n[[rules.y]]\n", "\"a.b\".c = 1\n[a]\nb = 1\n[[a.c]]\n",
-		"[[rules]]\nfrom = \"*.gcr.io\"\nto = [\"r.io/p\"]\n[[rules]]\nfrom = \"*.GCR.io\"\nto = []\n", "a = [\n\n1979-05-27,\n]\n", "a = '''\n\n'''\nb",
+		"[[rules]]\nfrom = \"*.gcr.io\"\nto = [\"r.io/p\"]\n[[rules]]\nfrom = \"*.GCR.io\"\nto = []\n", "a = [\n\n1979-05-27,\n]\n", "a = '''\n\n'''\nb", "\"a\\nb\" = 1\n", "[[rules]]\nfrom = \"\\u001b\\n\"\n",
 	} {
 		f.Add([]byte(text))
 	}

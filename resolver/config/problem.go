@@ -7,7 +7,9 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Problem is one mistake in a configuration. It never quotes a secret.
@@ -32,7 +34,16 @@ func (p Problem) Error() string {
 		b.WriteString(": " + p.Key)
 	}
 	b.WriteString(": " + p.Text)
-	return b.String()
+	return oneLine(b.String())
+}
+
+// oneLine escapes control characters, which a key in quotes may have.
+func oneLine(s string) string {
+	if !strings.ContainsFunc(s, unicode.IsControl) {
+		return s
+	}
+	quoted := strconv.Quote(s)
+	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }
 
 // Problems are all mistakes of a configuration, each on a line of its own.
