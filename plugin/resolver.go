@@ -5,6 +5,7 @@ package plugin
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,16 +41,22 @@ func init() {
 			r := NewResolver(config.Stanza{Name: `plugins."` + ResolverURI + `"`, Values: values})
 			prometheus.MustRegister(append(resolver.Collectors(), r)...)
 			r.Load(ic.Context)
-			r.announce(ic.Context)
 			return r, nil
 		},
 	})
 }
 
-// WarnNotImported warns of drop-ins beside containerd's main file that name our plugins and are not read.
+// StanzaKeys are the keys of the resolver's stanza that hold tables.
+var StanzaKeys = []string{"registries", "rules"}
+
+// WarnNotImported warns of drop-ins beside containerd's main file that name our plugins and are not read, and of keys that
+// were likely meant for our stanza and have no effect.
 func WarnNotImported(ctx context.Context, mainConfig string) {
 	for _, file := range dropin.NotImported(mainConfig, ResolverURI) {
 		log.G(ctx).Warnf("%s is not read: %s does not import it; add imports = [%q]", file, mainConfig, dropin.Pattern(mainConfig))
+	}
+	for _, u := range dropin.Misplaced(mainConfig, ResolverURI, StanzaKeys...) {
+		log.G(ctx).Warnf("%s:%d: %s %s", u.File, u.Line, u.Key, u.Text)
 	}
 }
 
@@ -90,14 +97,18 @@ const retry = 250 * time.Millisecond
 func (r *Resolver) Load(ctx context.Context) State {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.load(ctx)
+}
+
+func (r *Resolver) load(ctx context.Context) State {
 	before := r.state
 	r.state = load(r.stanza)
 	r.loadedAt = time.Now()
 	if sameError(before.Err, r.state.Err) && !before.Since.IsZero() && before.Configured() == r.state.Configured() {
 		r.state.Since = before.Since
-	} else {
-		r.state.log(ctx)
+		return r.state
 	}
+	r.state.announce(ctx)
 	if r.criIsPast && r.state.Configured() {
 		log.G(ctx).Error("CRI pulls past the rules: they came into force after containerd started, and CRI's settings cannot be changed then; restart containerd")
 	}
@@ -128,29 +139,24 @@ func (r *Resolver) State() State {
 // that appears, or is mended, needs no restart.
 func (r *Resolver) Routes(ctx context.Context) (*resolver.Routes, error) {
 	r.mu.Lock()
-	s, stale := r.state, time.Since(r.loadedAt) > retry
-	r.mu.Unlock()
-	if stale && (s.Err != nil || !s.Loaded.Configured()) {
-		s = r.Load(ctx)
+	defer r.mu.Unlock()
+	s := r.state
+	if (s.Err != nil || !s.Loaded.Configured()) && time.Since(r.loadedAt) > retry {
+		s = r.load(ctx)
 	}
 	return s.Routes, s.Err
 }
 
-// log says what is in force.
-func (s State) log(ctx context.Context) {
-	if s.Err != nil {
-		log.G(ctx).WithError(s.Err).Error("configuration of the resolver cannot be used: pulls are refused until it is mended")
-		return
-	}
+// announce says what came into force.
+func (s State) announce(ctx context.Context) {
 	for _, w := range s.Warnings {
 		log.G(ctx).Warn(w)
 	}
-}
-
-func (r *Resolver) announce(ctx context.Context) {
-	s := r.State()
 	switch {
-	case s.Err != nil: // said already
+	case s.Err != nil:
+		for _, problem := range strings.Split(s.Err.Error(), "\n") {
+			log.G(ctx).WithField("problem", problem).Error("configuration of the resolver cannot be used: pulls are refused until it is mended")
+		}
 	case s.Loaded.Configured():
 		log.G(ctx).WithFields(log.Fields{"registries": len(s.Registries), "rules": len(s.Rules), "files": s.Files}).
 			Info("pulls go along the rules of the resolver")

@@ -6,6 +6,7 @@ package resolver
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -25,17 +26,29 @@ func ParseNamed(ref string) (reference.Named, error) {
 	if ref == "" {
 		return nil, fmt.Errorf("parse reference: empty: %w", errdefs.ErrInvalidArgument)
 	}
-	named, err := reference.ParseNormalizedNamed(ref)
-	if err == nil {
-		if host := hostName(reference.Domain(named)); host != reference.Domain(named) {
-			named, err = reference.ParseNormalizedNamed(host + named.String()[len(reference.Domain(named)):])
-		}
-	}
+	named, err := parseNamed(ref)
 	if err != nil {
 		return nil, fmt.Errorf("parse reference %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)
 	}
+	return named, nil
+}
+
+func parseNamed(ref string) (reference.Named, error) {
+	if named, ok := parsePlain(ref); ok {
+		return named, nil
+	}
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return nil, err
+	}
+	// In lower case a host without dot or port would be a path of Docker Hub, so it stays as it is.
+	if host := hostName(reference.Domain(named)); host != reference.Domain(named) && isHost(host) {
+		if named, err = reference.ParseNormalizedNamed(host + named.String()[len(reference.Domain(named)):]); err != nil {
+			return nil, err
+		}
+	}
 	if err := checkPort(reference.Domain(named)); err != nil {
-		return nil, fmt.Errorf("parse reference %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)
+		return nil, err
 	}
 	return reference.TagNameOnly(named), nil
 }
@@ -43,11 +56,22 @@ func ParseNamed(ref string) (reference.Named, error) {
 // Prefix is a normalised beginning of image names: host[:port][/path], without scheme, tag or digest.
 type Prefix string
 
-// ParsePrefix parses a prefix as people write it. A scheme and trailing slashes are dropped, and the host is
-// brought to one form as by [ParseNamed].
+// ParseDomain parses the domain of a registry as people write it: a [Prefix], before which a scheme is dropped.
+func ParseDomain(s string) (Prefix, error) {
+	if scheme, rest, ok := strings.Cut(s, "://"); ok && scheme != "" && !strings.ContainsAny(scheme, "/:@") {
+		s = rest
+	}
+	return ParsePrefix(s)
+}
+
+// ParsePrefix parses a prefix as people write it. Trailing slashes are dropped, and the host is brought to one form
+// as by [ParseNamed].
 func ParsePrefix(s string) (Prefix, error) {
-	if i := strings.Index(s, "://"); i >= 0 {
-		s = s[i+len("://"):]
+	if hasUserinfo(s) {
+		return "", errUserinfo
+	}
+	if strings.Contains(s, "://") {
+		return "", errors.New("has a scheme; want host[:port][/path]")
 	}
 	s = strings.TrimRight(s, "/")
 	if s == "" {
@@ -61,24 +85,21 @@ func ParsePrefix(s string) (Prefix, error) {
 	if err := checkPort(host); err != nil {
 		return "", err
 	}
-	if path == "" {
-		// A host alone is no name: try it as the host of one.
-		if _, err := reference.WithName(host + "/x"); err != nil {
-			return "", fmt.Errorf("%q is not a host", host)
-		}
+	// A host alone is no name: try it as the host of one. An underscore makes a component of a path of it.
+	if named, err := reference.WithName(host + "/x"); err != nil || reference.Domain(named) != host {
+		return "", fmt.Errorf("begins with %q, which is not a host", host)
+	}
+	switch {
+	case path == "":
 		return Prefix(host), nil
-	}
-	if strings.ContainsAny(path, ":@") {
+	case strings.ContainsAny(path, ":@"):
 		return "", errors.New("has a tag or a digest; want host[:port][/path]")
-	}
-	if path != strings.ToLower(path) {
+	case path != strings.ToLower(path):
 		return "", errors.New("has upper-case letters in its path; a repository name is lower case")
-	}
-	named, err := reference.WithName(host + "/" + path)
-	if err != nil {
+	case !isPath(path):
 		return "", errors.New("is not a repository prefix; want host[:port][/path]")
 	}
-	return Prefix(named.Name()), nil
+	return Prefix(host + "/" + path), nil
 }
 
 // Host returns the host[:port] of p.
@@ -92,6 +113,18 @@ func (p Prefix) Host() string {
 func (p Prefix) Contains(name string) bool {
 	rest, ok := strings.CutPrefix(name, string(p))
 	return ok && (rest == "" || rest[0] == '/')
+}
+
+// errUserinfo is about a value that is not to be quoted: what stands before the @ may be a password.
+var errUserinfo = errors.New("has an @ in its host; a user and a password belong in username and password_file of the registry, a digest after host/path")
+
+// hasUserinfo reports whether s has an @ in its host, with or without a scheme before it.
+func hasUserinfo(s string) bool {
+	if _, rest, ok := strings.Cut(s, "://"); ok {
+		s = rest
+	}
+	host, _, _ := strings.Cut(s, "/")
+	return strings.Contains(host, "@")
 }
 
 func hostName(host string) string {
@@ -111,20 +144,15 @@ func notHost(host string) error {
 	return fmt.Errorf("begins with %q, which is no host: want a name with a dot or a port, an address, or localhost (Docker Hub is docker.io)", host)
 }
 
-// checkPort reports a port outside of 1 to 65535, which the reference grammar lets through.
+// checkPort reports a port outside of 1 to 65535, and one with a leading zero: the reference grammar lets both
+// through, and the second would be another way to write a host that a rule names.
 func checkPort(host string) error {
 	i := strings.LastIndexByte(host, ':')
 	if i < 0 || strings.HasSuffix(host, "]") {
 		return nil
 	}
-	port, n := host[i+1:], 0
-	for _, c := range port {
-		if c < '0' || c > '9' || n > 65535 {
-			return fmt.Errorf("port %q is not a number from 1 to 65535", port)
-		}
-		n = n*10 + int(c-'0')
-	}
-	if n < 1 || n > 65535 {
+	port := host[i+1:]
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port || n == 0 {
 		return fmt.Errorf("port %q is not a number from 1 to 65535", port)
 	}
 	return nil

@@ -114,6 +114,7 @@ type Routes struct {
 	suffix   map[string]int    // ".gcr.io" of "*.gcr.io"
 	any      int               // index of the rule for "*", -1 if there is none
 	digests  bool              // whether any rule names a digest
+	tags     bool              // whether any rule names a tag
 	homes    map[string]Prefix // registry domains and targets: references below them are external already
 	domains  map[string]*Registry
 	endpoint map[*Registry]*endpoint.Endpoint
@@ -143,6 +144,7 @@ func NewRoutes(c Config) (*Routes, error) {
 		default:
 			rs.exact[rule.From] = i
 			rs.digests = rs.digests || isDigest(rule.From)
+			rs.tags = rs.tags || isTag(rule.From)
 		}
 		for _, to := range rule.To {
 			if to != Source {
@@ -215,7 +217,7 @@ func (rs *Routes) Route(ref string) Route {
 			return route
 		}
 		kind := KindRegistry
-		if to == Source || pull.String() == route.Named.String() {
+		if to == Source || pull.Name() == route.Named.Name() {
 			kind = KindSource
 		}
 		route.Targets = append(route.Targets, rs.target(kind, pull))
@@ -237,12 +239,13 @@ func (rs *Routes) target(kind Kind, pull reference.Named) Target {
 // Match returns the rule that applies to named, if any: the most specific that matches. A name that lies under a
 // registry or a target is external already, and only a rule at or below that place applies to it.
 func (rs *Routes) Match(named reference.Named) (Rule, bool) {
-	i, ok := rs.match(named)
+	name := named.Name()
+	i, ok := rs.match(name, named)
 	if !ok {
 		return Rule{}, false
 	}
 	rule := rs.rules[i]
-	if home, ok := rs.home(named.Name()); ok && !home.Contains(ruleName(rule.From)) {
+	if home, ok := rs.home(name); ok && !home.Contains(ruleName(rule.From)) {
 		return Rule{}, false
 	}
 	return rule, true
@@ -250,8 +253,7 @@ func (rs *Routes) Match(named reference.Named) (Rule, bool) {
 
 // match looks a name up by every key that can match it, the most specific first. All keys but a digest's and a
 // tag's are parts of the name, so that a look-up costs the number of its components and not of the rules.
-func (rs *Routes) match(named reference.Named) (int, bool) {
-	name := named.Name()
+func (rs *Routes) match(name string, named reference.Named) (int, bool) {
 	switch ref := named.(type) {
 	case reference.Digested:
 		if rs.digests {
@@ -260,8 +262,10 @@ func (rs *Routes) match(named reference.Named) (int, bool) {
 			}
 		}
 	case reference.Tagged:
-		if i, ok := rs.exact[named.String()]; ok {
-			return i, true
+		if rs.tags {
+			if i, ok := rs.exact[name+":"+ref.Tag()]; ok {
+				return i, true
+			}
 		}
 	}
 	host := name

@@ -35,7 +35,7 @@ type Rule struct {
 	To []string
 	// Path is how a name is put after a target. Empty is [PathFull] for "*" and [PathRest] for any other.
 	Path Path
-	// Deny refuses the pull. It excludes To and Path.
+	// Deny refuses the pull. It excludes To; Path has no effect then.
 	Deny bool
 }
 
@@ -93,21 +93,22 @@ func parseFrom(s string) (from string, whole bool, err error) {
 		return "", false, errors.New("is empty; want host, host/path, host/path:tag, host/path@digest, *.host, or *")
 	case s == "*":
 		return s, false, nil
+	case hasUserinfo(s):
+		return "", false, errUserinfo
 	case strings.Contains(s, "://"):
 		return "", false, errors.New("has a scheme; want host, host/path, *.host, or *")
 	case strings.HasPrefix(s, "*."):
-		host := s[len("*."):]
+		host := strings.TrimRight(s[len("*."):], "/")
 		if strings.Contains(host, "/") {
 			return "", false, errors.New("has a path after *.host; want *.host alone")
 		}
 		if strings.Contains(host, "*") || !strings.Contains(host, ".") {
 			return "", false, errors.New("matches too much or too little; want *. and a domain of two labels or more, such as *.gcr.io")
 		}
-		p, err := ParsePrefix(host)
-		if err != nil {
+		if _, err := ParsePrefix(host); err != nil {
 			return "", false, err
 		}
-		return "*." + string(p), false, nil
+		return "*." + strings.ToLower(host), false, nil
 	case strings.Contains(s, "*"):
 		return "", false, errors.New("has * in a place where it is not supported; want *.host or *")
 	}
@@ -120,9 +121,9 @@ func parseFrom(s string) (from string, whole bool, err error) {
 	if !isHost(host) {
 		return "", false, notHost(host)
 	}
-	named, err := ParseNamed(s)
+	named, err := parseNamed(s)
 	if err != nil {
-		return "", false, errors.New("is not a reference; want host/path:tag or host/path@digest")
+		return "", false, fmt.Errorf("is not host/path:tag or host/path@digest: %w", err)
 	}
 	_, tagged := named.(reference.Tagged)
 	_, digested := named.(reference.Digested)
@@ -138,49 +139,61 @@ func (r Rule) Rewrite(named reference.Named, to string) (reference.Named, error)
 	if to == Source {
 		return named, nil
 	}
-	name := to
-	if follows := r.follows(named); follows != "" {
-		name += "/" + follows
+	host, path, _ := strings.Cut(to, "/")
+	if follows := r.follows(named); path == "" {
+		path = follows
+	} else if follows != "" {
+		path += "/" + follows
 	}
-	// An upper limit of the grammar that its own error does not put in numbers.
-	if n := len(name); n > reference.RepositoryNameTotalLengthMax {
+	// Package reference has this limit too, but its error does not say by which rule or how far it is exceeded.
+	if n := len(path); n > reference.RepositoryNameTotalLengthMax {
 		return nil, fmt.Errorf("rewrite %s by rule %q: rewritten repository is %d bytes, limit %d: %w",
 			named, r.From, n, reference.RepositoryNameTotalLengthMax, errdefs.ErrInvalidArgument)
 	}
-	rewritten, err := reference.WithName(name)
-	// A host alone parses as a path of Docker Hub; a pull must never leave its target.
-	if err != nil || reference.Domain(rewritten) != Prefix(to).Host() || reference.Path(rewritten) == "" {
-		return nil, fmt.Errorf("rewrite %s by rule %q: %q is not a repository; the target wants a path: %w",
-			named, r.From, name, errdefs.ErrInvalidArgument)
+	if path == "" {
+		return nil, fmt.Errorf("rewrite %s by rule %q: nothing of the name is left to follow %q; give the target a path: %w",
+			named, r.From, to, errdefs.ErrInvalidArgument)
 	}
+	if !isPath(path) {
+		return nil, fmt.Errorf("rewrite %s by rule %q: %q is not a repository, since a path cannot hold the host %q; write a rule for that host, or use path = \"rest\": %w",
+			named, r.From, host+"/"+path, reference.Domain(named), errdefs.ErrInvalidArgument)
+	}
+	return withVersion(repository{host, path}, named)
+}
+
+// withVersion gives name the tag and the digest of named.
+func withVersion(name, named reference.Named) (reference.Named, error) {
+	name = reference.TrimNamed(name)
+	var err error
 	if tagged, ok := named.(reference.Tagged); ok {
-		if rewritten, err = reference.WithTag(rewritten, tagged.Tag()); err != nil {
-			return nil, fmt.Errorf("rewrite %s by rule %q: %w", named, r.From, err)
+		if name, err = reference.WithTag(name, tagged.Tag()); err != nil {
+			return nil, err
 		}
 	}
 	if digested, ok := named.(reference.Digested); ok {
-		if rewritten, err = reference.WithDigest(rewritten, digested.Digest()); err != nil {
-			return nil, fmt.Errorf("rewrite %s by rule %q: %w", named, r.From, err)
+		if name, err = reference.WithDigest(name, digested.Digest()); err != nil {
+			return nil, err
 		}
 	}
-	return rewritten, nil
+	return name, nil
 }
 
 // follows returns the part of the name that is put after a target.
 func (r Rule) follows(named reference.Named) string {
-	name, path := named.Name(), reference.Path(named)
+	path := reference.Path(named)
 	switch {
 	case r.Path == PathFull:
-		return name
+		return named.Name()
 	case r.Path == PathBase:
 		return path[strings.LastIndexByte(path, '/')+1:]
 	case strings.HasPrefix(r.From, "*"):
 		return path
 	}
-	if len(r.From) >= len(name) {
+	_, matched, _ := strings.Cut(r.From, "/")
+	if len(matched) >= len(path) {
 		return "" // one repository, tag or digest: the target is the whole repository
 	}
-	return strings.TrimPrefix(name[len(r.From):], "/")
+	return strings.TrimPrefix(path[len(matched):], "/")
 }
 
 // FieldError is a mistake in one key of a [Rule] or a [Registry].
@@ -193,11 +206,14 @@ type FieldError struct {
 	Err error
 }
 
-func (e *FieldError) Error() string {
-	if e.Value == "" {
-		return e.Key + " " + e.Err.Error()
+func (e *FieldError) Error() string { return e.Key + " " + e.Text() }
+
+// Text is the error without its key. The value is quoted, unless it may hold a password.
+func (e *FieldError) Text() string {
+	if e.Value == "" || errors.Is(e.Err, errUserinfo) {
+		return e.Err.Error()
 	}
-	return fmt.Sprintf("%s %q %v", e.Key, e.Value, e.Err)
+	return fmt.Sprintf("%q %v", e.Value, e.Err)
 }
 
 func (e *FieldError) Unwrap() error { return e.Err }

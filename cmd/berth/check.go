@@ -7,8 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/urfave/cli/v3"
 
@@ -71,27 +69,27 @@ func check(ctx context.Context, cmd *cli.Command) error {
 
 // check reports what of containerd's own configuration takes pulls past the rules, or voids what Berth promises.
 func (c *mainConfig) check(path string, configured bool) (problems config.Problems, warnings []string) {
-	settings, err := localpull.Read(c.Plugins[localpull.Section])
-	if err != nil {
-		problems = append(problems, config.Problem{File: path, Text: err.Error()})
-	}
-	lazy := func(snapshotter string) bool {
-		return c.ProxyPlugins[snapshotter].Exports["enable_remote_snapshot_annotations"] == "true"
-	}
-	for _, f := range settings.Check(lazy) {
-		if f.Refused && configured {
-			problems = append(problems, config.Problem{File: path, Text: f.String()})
-		} else {
-			warnings = append(warnings, f.String())
+	if section, ok := c.Plugins[localpull.Section]; ok { // containerd prints none for a plugin that is disabled
+		settings, err := localpull.Read(section)
+		if err != nil {
+			problems = append(problems, config.Problem{File: path, Text: err.Error()})
+		}
+		lazy := func(snapshotter string) bool {
+			return c.ProxyPlugins[snapshotter].Exports["enable_remote_snapshot_annotations"] == "true"
+		}
+		for _, f := range settings.Check(lazy) {
+			if f.Refused && configured {
+				problems = append(problems, config.Problem{File: path, Text: f.String()})
+			} else {
+				warnings = append(warnings, f.String())
+			}
 		}
 	}
 	if bolt, _ := c.Plugins["io.containerd.metadata.v1.bolt"].(map[string]any); bolt["no_sync"] == true {
 		warnings = append(warnings, `plugins."io.containerd.metadata.v1.bolt".no_sync: a power cut may lose images that were pulled; remove it`)
 	}
-	for _, section := range slices.Sorted(maps.Keys(c.Plugins)) {
-		if section != plugin.ResolverURI && config.Similar(section, plugin.ResolverURI) {
-			problems = append(problems, config.Problem{File: path, Text: fmt.Sprintf("plugins.%q is not a plugin; did you mean %q?", section, plugin.ResolverURI)})
-		}
+	for _, u := range dropin.Misplaced(path, plugin.ResolverURI, plugin.StanzaKeys...) {
+		problems = append(problems, config.Problem{File: u.File, Line: u.Line, Key: u.Key, Text: u.Text})
 	}
 	for _, file := range dropin.NotImported(path, plugin.ResolverURI) {
 		warnings = append(warnings, fmt.Sprintf("%s names Berth and is not imported by %s; add imports = [%q]", file, path, dropin.Pattern(path)))

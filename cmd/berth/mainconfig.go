@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,8 +23,8 @@ import (
 
 const defaultConfig = "/etc/containerd/config.toml"
 
-// loadConfig reads what --config names. A file with registries or rules at its top is one of ours; any other is
-// containerd's own, whose merged and migrated form containerd itself prints. main is nil for a file of ours.
+// loadConfig reads what --config names. A file with any key of containerd's at its top, or an empty one, is containerd's
+// own, whose merged and migrated form containerd itself prints; any other is one of ours. main is nil for a file of ours.
 func loadConfig(ctx context.Context, path string) (loaded config.Loaded, main *mainConfig, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil && !(errors.Is(err, os.ErrNotExist) && path == defaultConfig) {
@@ -33,12 +34,21 @@ func loadConfig(ctx context.Context, path string) (loaded config.Loaded, main *m
 		loaded, err = config.LoadFile(path)
 		return loaded, nil, err
 	}
+	if err := checkImports(path); err != nil {
+		return loaded, nil, err
+	}
 	main, err = dump(ctx, path)
 	if err != nil {
 		return loaded, nil, err
 	}
 	loaded, err = config.Load(main.stanza(path))
 	return loaded, main, err
+}
+
+// containerdKeys are the keys at the top of containerd's config.toml.
+var containerdKeys = []string{
+	"version", "root", "state", "temp", "debug", "disabled_plugins", "required_plugins", "plugins", "oom_score", "cgroup",
+	"proxy_plugins", "timeouts", "imports", "stream_processors", "grpc", "ttrpc", "metrics", "plugin_dir",
 }
 
 // isOurs tells a file of registries and rules from containerd's config.toml. One that does not parse is taken for
@@ -51,12 +61,27 @@ func isOurs(path string, text []byte) bool {
 	if err := toml.Unmarshal(bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")), &top); err != nil {
 		return true
 	}
-	for _, key := range []string{"version", "plugins", "imports", "root", "state", "required_plugins", "disabled_plugins"} {
+	for _, key := range containerdKeys {
 		if _, ok := top[key]; ok {
 			return false
 		}
 	}
 	return len(top) > 0
+}
+
+// checkImports finds what would keep containerd from reading a file that path imports, in words of ours: its own do not
+// name the file. An error is [config.Problems].
+func checkImports(path string) error {
+	var problems config.Problems
+	for _, file := range dropin.Imported(path) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			problems = append(problems, config.Problem{File: path, Key: "imports", Text: err.Error()})
+			continue
+		}
+		problems = append(problems, config.Syntax(file, text)...)
+	}
+	return problems.Err()
 }
 
 // mainConfig is what matters here of containerd's configuration.
@@ -77,7 +102,7 @@ func dump(ctx context.Context, path string) (*mainConfig, error) {
 	cmd := exec.CommandContext(ctx, binary, "--config", path, "config", "dump")
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("read %s with %s config dump: %w: %s", path, binary, err, strings.TrimSpace(stderr.String()))
+		return nil, fmt.Errorf("read %s with `%s config dump`: %w: %s", path, binary, err, strings.TrimSpace(stderr.String()))
 	}
 	var c mainConfig
 	if err := toml.Unmarshal(stdout.Bytes(), &c); err != nil {
@@ -102,24 +127,32 @@ func containerdBinary() (string, error) {
 	return found, nil
 }
 
-// stanza returns our table, with the lines of the file that it stands in.
+// stanza returns our table, with the files and lines that its keys stand in. A later file replaces whole keys of an
+// earlier one.
 func (c *mainConfig) stanza(path string) config.Stanza {
-	s := config.Stanza{Name: path}
+	s := config.Stanza{Name: path, Lines: map[string]int{}, Files: map[string]string{}}
 	s.Values, _ = c.Plugins[plugin.ResolverURI].(map[string]any)
 	for _, file := range append([]string{path}, dropin.Imported(path)...) {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			continue
 		}
-		prefix := "plugins." + plugin.ResolverURI
-		lines := map[string]int{}
-		for key, line := range config.Lines(text) {
-			if rest, ok := strings.CutPrefix(key, prefix); ok {
-				lines[strings.TrimPrefix(rest, ".")] = line
+		lines := config.Lines(text)
+		for key, line := range lines {
+			key, ok := strings.CutPrefix(key, "plugins."+plugin.ResolverURI+".")
+			if !ok {
+				continue
 			}
-		}
-		if len(lines) > 0 {
-			s.Name, s.Lines = file, lines
+			top, _, _ := strings.Cut(key, ".")
+			top, _, _ = strings.Cut(top, "[")
+			if s.Files[top] != file {
+				s.Files[top] = file
+				maps.DeleteFunc(s.Lines, func(old string, _ int) bool {
+					rest, ok := strings.CutPrefix(old, top)
+					return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+				})
+			}
+			s.Lines[key] = line
 		}
 	}
 	return s

@@ -5,9 +5,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"time"
 
@@ -36,7 +36,10 @@ func statusCommand() *cli.Command {
 }
 
 func showStatus(ctx context.Context, cmd *cli.Command) error {
-	address := cmd.String("address")
+	address := strings.TrimPrefix(cmd.String("address"), "unix://")
+	if err := dial(ctx, address); err != nil {
+		return fmt.Errorf("containerd does not answer: %w; start it, or name its socket with --address", err)
+	}
 	conn, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return fmt.Errorf("connect to containerd at %s: %w", address, err)
@@ -49,16 +52,24 @@ func showStatus(ctx context.Context, cmd *cli.Command) error {
 	case codes.OK:
 	case codes.Unimplemented:
 		return fmt.Errorf("containerd at %s is not Berth's, or its resolver is disabled", address)
-	case codes.Unavailable:
-		return fmt.Errorf("containerd does not answer at %s: %w; name its socket with --address", address, errors.Unwrap(err))
 	default:
-		return fmt.Errorf("ask containerd at %s: %w", address, err)
+		return fmt.Errorf("ask containerd at %s: %s", address, status.Convert(err).Message())
 	}
 	printStatus(cmd.Root().Writer, s)
 	if s.Resolver.State == api.ResolverStatus_REFUSING || s.Resolver.CriPastRules {
 		return errFault
 	}
 	return nil
+}
+
+// dial connects to a socket and no more: what gRPC says of one that is not there is hard to read.
+func dial(ctx context.Context, address string) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", address)
+	if err == nil {
+		conn.Close()
+	}
+	return err
 }
 
 func printStatus(w io.Writer, s *api.StatusResponse) {

@@ -12,12 +12,18 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 )
 
 // Pattern matches the drop-ins that belong to the main file config.
-func Pattern(config string) string { return filepath.Join(filepath.Dir(config), "conf.d", "*.toml") }
+func Pattern(config string) string {
+	if absolute, err := filepath.Abs(config); err == nil {
+		config = absolute
+	}
+	return filepath.Join(filepath.Dir(config), "conf.d", "*.toml")
+}
 
 // NotImported returns the drop-ins beside config that name any of the plugins and that config does not import.
 func NotImported(config string, plugins ...string) []string {
@@ -26,7 +32,7 @@ func NotImported(config string, plugins ...string) []string {
 	var missing []string
 	for _, file := range files {
 		text, err := os.ReadFile(file)
-		if err != nil || slices.Contains(read, file) {
+		if err != nil || slices.ContainsFunc(read, func(other string) bool { return same(file, other) }) {
 			continue
 		}
 		for _, plugin := range plugins {
@@ -37,6 +43,13 @@ func NotImported(config string, plugins ...string) []string {
 		}
 	}
 	return missing
+}
+
+// same reports whether two paths lead to one file.
+func same(a, b string) bool {
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
 // Imported returns the files that config imports, in the order in which containerd merges them.
@@ -67,11 +80,16 @@ func imports(file string) []string {
 		return nil
 	}
 	var files []string
-	for _, pattern := range c.Imports {
-		if !filepath.IsAbs(pattern) {
-			pattern = filepath.Join(filepath.Dir(file), pattern)
+	for _, path := range c.Imports { // as containerd's resolveImports
+		path = filepath.Clean(path)
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(filepath.Dir(file), path)
 		}
-		matches, _ := filepath.Glob(pattern)
+		if !strings.Contains(path, "*") {
+			files = append(files, path)
+			continue
+		}
+		matches, _ := filepath.Glob(path)
 		files = append(files, matches...)
 	}
 	return files

@@ -94,7 +94,10 @@ func (s Settings) Check(lazy func(snapshotter string) bool) []Finding {
 	if s.DiscardUnpackedLayers {
 		taken("discard_unpacked_layers", "taken over: layers that are unpacked are discarded by Berth")
 	}
-	if s.MaxConcurrentDownloads != stockDownloads {
+	switch {
+	case s.MaxConcurrentDownloads <= 0:
+		taken("max_concurrent_downloads", "taken over: downloads are not limited")
+	case s.MaxConcurrentDownloads != stockDownloads:
 		taken("max_concurrent_downloads", fmt.Sprintf("taken over: the limit of %d holds for every pull", s.MaxConcurrentDownloads))
 	}
 	if s.ImagePullWithSyncFS {

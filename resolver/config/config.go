@@ -10,9 +10,9 @@
 package config
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,8 +20,6 @@ import (
 	"time"
 
 	"github.com/berth-edge/berth/resolver"
-	"github.com/berth-edge/berth/resolver/credential"
-	"github.com/berth-edge/berth/resolver/endpoint"
 )
 
 // DefaultPath is the config_path in force where none is given.
@@ -35,6 +33,8 @@ type Stanza struct {
 	Values map[string]any
 	// Lines are the lines of its keys, if they are known.
 	Lines map[string]int
+	// Files are the files of its first-level keys, where they are not Name: drop-ins add keys to it.
+	Files map[string]string
 }
 
 // Loaded is a configuration, and where it came from.
@@ -49,7 +49,7 @@ type Loaded struct {
 // Load reads the stanza and the files of its config_path. An error is [Problems].
 func Load(stanza Stanza) (Loaded, error) {
 	l := newLoader()
-	root := &document{name: stanza.Name, values: stanza.Values, lines: stanza.Lines, problems: &l.problems}
+	root := &document{name: stanza.Name, values: stanza.Values, lines: stanza.Lines, files: stanza.Files, problems: &l.problems}
 	t := root.root()
 	paths := DefaultPath
 	if t.has("config_path") {
@@ -91,7 +91,24 @@ func (l *loader) finish() (Loaded, error) {
 	if len(l.loaded.Registries) > 1 && !slices.ContainsFunc(l.loaded.Rules, func(r resolver.Rule) bool { return r.From == "*" }) {
 		l.warn("no rule for *: references that no rule matches go to the first registry, %s; write a rule for * to say so, or to say otherwise", l.loaded.Registries[0].Domain)
 	}
+	l.warnCircles()
 	return l.loaded, nil
+}
+
+// warnCircles warns of two rules that lead to each other. That is no mistake: a reference is rewritten once.
+func (l *loader) warnCircles() {
+	rules := map[string]resolver.Rule{}
+	for _, r := range l.loaded.Rules {
+		rules[r.From] = r
+	}
+	for _, r := range l.loaded.Rules {
+		for _, to := range r.To {
+			back, ok := rules[to]
+			if ok && r.From < to && slices.Contains(back.To, r.From) {
+				l.warn("the rules for %s and %s lead to each other; a reference is rewritten once and not back again", r.From, to)
+			}
+		}
+	}
 }
 
 func (l *loader) warn(format string, args ...any) {
@@ -108,14 +125,35 @@ func (l *loader) expand(t *table, path string) []string {
 		return []string{path}
 	}
 	files, err := filepath.Glob(path)
+	if err == nil && len(files) == 0 {
+		err = readable(path) // Glob takes a directory that cannot be read for an empty one
+	}
 	if err != nil {
-		t.problem("config_path", "%q is not a pattern: %v", path, err)
+		t.problem("config_path", "%q: %v", path, err)
 	}
 	slices.Sort(files)
 	return files
 }
 
+// readable reports why the directory that a pattern begins with cannot be read. One that is absent is empty.
+func readable(pattern string) error {
+	dir := filepath.Dir(pattern[:strings.IndexAny(pattern, "*?[")] + "x")
+	d, err := os.Open(dir)
+	if err == nil {
+		_, err = d.Readdirnames(1)
+		d.Close()
+	}
+	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// readFile reads a file, once however often it is named.
 func (l *loader) readFile(path string) {
+	if slices.Contains(l.loaded.Files, path) {
+		return
+	}
 	l.loaded.Files = append(l.loaded.Files, path)
 	l.read(readDocument(path, &l.problems).root())
 }
@@ -144,7 +182,7 @@ func (l *loader) once(t *table, key, what, shown string) bool {
 		t.problem(key, "%salready defined at %s", shown, first)
 		return false
 	}
-	where := t.doc.name
+	where := t.doc.file(t.key(key))
 	if line := t.doc.line(t.key(key)); line > 0 {
 		where = fmt.Sprintf("%s:%d", where, line)
 	}
@@ -164,141 +202,4 @@ func (l *loader) rule(t *table) {
 	if err == nil && l.once(t, "from", "from "+rule.From, fmt.Sprintf("%q is ", rule.From)) {
 		l.loaded.Rules = append(l.loaded.Rules, rule)
 	}
-}
-
-func (l *loader) registry(t *table) {
-	text := t.text("domain")
-	domain, err := resolver.ParsePrefix(text)
-	if err != nil {
-		t.problems(&resolver.FieldError{Key: "domain", Value: text, Err: err})
-	} else {
-		l.once(t, "domain", "domain "+string(domain), fmt.Sprintf("%q is ", domain))
-	}
-	r := resolver.Registry{
-		Domain:     domain,
-		Credential: l.credential(t),
-		Endpoint: endpoint.Options{
-			Certificates:      t.texts("certificates"),
-			ClientCertificate: t.text("client_certificate"),
-			ClientKey:         t.text("client_key"),
-			Insecure:          t.truth("insecure"),
-			Proxy:             t.text("proxy"),
-			TokenRealms:       l.realms(t),
-		},
-	}
-	l.checkTLS(t, &r, text)
-	t.unknown()
-	l.loaded.Registries = append(l.loaded.Registries, r)
-}
-
-// credential reads the keys that authenticate. No problem quotes a secret.
-func (l *loader) credential(t *table) credential.Source {
-	source := credential.Source{Username: t.text("username"), PasswordFile: t.text("password_file")}
-	password, encoded := t.text("password"), t.text("encoded_password")
-	var given []string
-	for _, key := range []string{"password", "encoded_password", "password_file"} {
-		if t.has(key) {
-			given = append(given, key)
-		}
-	}
-	switch {
-	case len(given) > 1:
-		t.problem(given[1], "stands beside %s; keep one of them", given[0])
-	case len(given) == 0 && source.Username != "":
-		t.problem("username", "has no password; add password_file, password or encoded_password")
-	case len(given) == 1 && source.Username == "":
-		t.problem(given[0], `has no username; add it ("<token>" for an identity token)`)
-	}
-	if strings.ContainsAny(source.Username, ":\r\n") {
-		t.problem("username", "has a colon or a newline, which a registry cannot be sent (RFC 7617)")
-	}
-	for _, key := range []string{"password", "encoded_password"} {
-		if l.inStanza && t.has(key) {
-			t.problem(key, "`containerd config dump` would print it; use password_file, or move the registry to a file of config_path")
-		}
-	}
-	if t.has("encoded_password") {
-		decoded, err := base64.StdEncoding.DecodeString(strings.TrimSpace(encoded))
-		if err != nil {
-			t.problem("encoded_password", "is not base64")
-			return source
-		}
-		password = strings.TrimSuffix(string(decoded), "\n")
-	}
-	if t.has("password") || t.has("encoded_password") {
-		if err := credential.CheckSecret(password); err != nil {
-			t.problem(given[0], "%v", err)
-		}
-		source.Password = credential.Secret(password)
-	}
-	if source.PasswordFile != "" && !filepath.IsAbs(source.PasswordFile) {
-		t.problem("password_file", "%q is not an absolute path", source.PasswordFile)
-	}
-	return source
-}
-
-func (l *loader) realms(t *table) []string {
-	realms := t.texts("token_realms")
-	for i, realm := range realms {
-		p, err := resolver.ParsePrefix(realm)
-		if err != nil || p.Host() != string(p) {
-			t.problem("token_realms", "%q is not a host; want host or host:port", realm)
-		}
-		realms[i] = p.Host()
-	}
-	return realms
-}
-
-// checkTLS reads the certificates once, so that a mistake is found now and not by a pull.
-func (l *loader) checkTLS(t *table, r *resolver.Registry, domain string) {
-	o := &r.Endpoint
-	for i, text := range o.Certificates {
-		certs, err := endpoint.ParseCertificates(text)
-		if err != nil {
-			t.problem(fmt.Sprintf("certificates[%d]", i), "%v", pathError(text, err))
-		}
-		for _, cert := range certs {
-			if time.Now().After(cert.NotAfter) {
-				l.warn("registry %s: certificate %s expired at %s", r.Domain, cert.Subject, cert.NotAfter.UTC().Format(time.RFC3339))
-			}
-		}
-	}
-	switch {
-	case t.has("client_certificate") != t.has("client_key"):
-		t.problem("client_certificate", "wants client_key, and the reverse")
-	case o.ClientCertificate != "":
-		if _, err := endpoint.ParseKeyPair(o.ClientCertificate, o.ClientKey); err != nil {
-			t.problem("client_certificate", "%v", err)
-		}
-	}
-	if o.Proxy != "" {
-		u, err := endpoint.ParseProxy(o.Proxy)
-		switch {
-		case err != nil:
-			t.problem("proxy", "%v", err)
-		case l.inStanza && u.User != nil:
-			t.problem("proxy", "has a password, which `containerd config dump` would print; move the registry to a file of config_path")
-		}
-	}
-	if strings.HasPrefix(strings.ToLower(domain), "http://") {
-		o.PlainHTTP = o.Insecure
-		if !o.Insecure {
-			l.warn("registry %s: http:// has no effect; set insecure = true to allow plain HTTP", r.Domain)
-		}
-	}
-	if o.Insecure {
-		l.warn("registry %s: insecure = true: its certificate is not checked, and plain HTTP is allowed", r.Domain)
-	}
-}
-
-// pathError names the file that text is, unless the error does; PEM text itself is not quoted.
-func pathError(text string, err error) error {
-	var path *os.PathError
-	if errors.As(err, &path) || strings.Contains(text, "-----BEGIN") {
-		return err
-	}
-	if len(text) > 256 || strings.Contains(text, "\n") {
-		return err
-	}
-	return fmt.Errorf("%s: %w", text, err)
 }

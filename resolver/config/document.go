@@ -21,12 +21,23 @@ import (
 type document struct {
 	name     string
 	values   map[string]any
-	lines    map[string]int // by the path of a key
+	lines    map[string]int    // by the path of a key
+	files    map[string]string // by the first part of that path, where it is not name
 	problems *Problems
 }
 
 func (d *document) problem(key, format string, args ...any) {
-	*d.problems = append(*d.problems, Problem{d.name, d.line(key), key, fmt.Sprintf(format, args...)})
+	*d.problems = append(*d.problems, Problem{d.file(key), d.line(key), key, fmt.Sprintf(format, args...)})
+}
+
+// file returns the file that key stands in.
+func (d *document) file(key string) string {
+	top, _, _ := strings.Cut(key, ".")
+	top, _, _ = strings.Cut(top, "[")
+	if file, ok := d.files[top]; ok {
+		return file
+	}
+	return d.name
 }
 
 // line returns the line of key, or of the closest table around it.
@@ -67,24 +78,36 @@ func readDocument(path string, problems *Problems) *document {
 func readFile(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, err
+		return nil, unread(err)
+	}
+	if info.IsDir() {
+		return nil, errors.New("is a directory; want a file, or a pattern such as " + filepath.Join(path, "*.toml"))
 	}
 	if !info.Mode().IsRegular() {
 		return nil, errors.New("is not a regular file")
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, unread(err)
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return nil, err
+		return nil, unread(err)
 	}
 	if len(text) > maxFile {
 		return nil, fmt.Errorf("is larger than %d bytes", maxFile)
 	}
 	return text, nil
+}
+
+// unread drops the path of err, which a problem says already.
+func unread(err error) error {
+	var path *os.PathError
+	if errors.As(err, &path) {
+		err = path.Err
+	}
+	return fmt.Errorf("cannot be read: %w", err)
 }
 
 func (d *document) parse(text []byte) {
@@ -93,13 +116,29 @@ func (d *document) parse(text []byte) {
 	switch err := toml.Unmarshal(text, &d.values); {
 	case errors.As(err, &decode):
 		line, _ := decode.Position()
-		*d.problems = append(*d.problems, Problem{d.name, line, "", "TOML syntax: " + strings.TrimPrefix(decode.Error(), "toml: ")})
+		*d.problems = append(*d.problems, Problem{d.name, line, "", "TOML syntax: " + syntax(decode)})
 		return
 	case err != nil:
 		d.problem("", "TOML syntax: %v", err)
 		return
 	}
 	d.lines = Lines(text)
+}
+
+// Syntax returns the mistake that keeps text, the content of a TOML file, from being parsed; nil if there is none.
+func Syntax(file string, text []byte) Problems {
+	var problems Problems
+	(&document{name: file, problems: &problems}).parse(text)
+	return problems
+}
+
+// syntax is err without the characters that it quotes, which may be the first of a password.
+func syntax(err *toml.DecodeError) string {
+	text := strings.TrimPrefix(err.Error(), "toml: ")
+	if strings.HasSuffix(text, "at start of value") {
+		return "a value begins with an unexpected character; text wants quotes"
+	}
+	return text
 }
 
 // Lines returns the line of every key and table of a TOML document by its path, such as rules[2].from. A path has

@@ -4,8 +4,12 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Problem is one mistake in a configuration. It never quotes a secret.
@@ -30,7 +34,16 @@ func (p Problem) Error() string {
 		b.WriteString(": " + p.Key)
 	}
 	b.WriteString(": " + p.Text)
-	return b.String()
+	return oneLine(b.String())
+}
+
+// oneLine escapes control characters, which a key in quotes may have.
+func oneLine(s string) string {
+	if !strings.ContainsFunc(s, unicode.IsControl) {
+		return s
+	}
+	quoted := strconv.Quote(s)
+	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }
 
 // Problems are all mistakes of a configuration, each on a line of its own.
@@ -44,10 +57,19 @@ func (ps Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Err returns ps as an error, nil if there are none.
+// Err returns ps as an error, nil if there are none. They are in the order of the lines of each file.
 func (ps Problems) Err() error {
 	if len(ps) == 0 {
 		return nil
 	}
+	files := map[string]int{}
+	for _, p := range ps {
+		if _, ok := files[p.File]; !ok {
+			files[p.File] = len(files)
+		}
+	}
+	slices.SortStableFunc(ps, func(a, b Problem) int {
+		return cmp.Or(files[a.File]-files[b.File], a.Line-b.Line)
+	})
 	return ps
 }

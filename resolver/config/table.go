@@ -19,6 +19,7 @@ type table struct {
 	path   string
 	values map[string]any
 	known  []string
+	bad    []string // keys whose type is wrong; what else is wrong with them follows from that
 }
 
 func (d *document) root() *table { return &table{doc: d, values: d.values} }
@@ -31,7 +32,9 @@ func (t *table) key(key string) string {
 }
 
 func (t *table) problem(key, format string, args ...any) {
-	t.doc.problem(t.key(key), format, args...)
+	if !slices.Contains(t.bad, key) {
+		t.doc.problem(t.key(key), format, args...)
+	}
 }
 
 // problems notes the mistakes that err joins, each at its key.
@@ -45,11 +48,7 @@ func (t *table) problems(err error) {
 	}
 	var field *resolver.FieldError
 	if errors.As(err, &field) {
-		if field.Value == "" {
-			t.problem(field.Key, "%v", field.Err)
-		} else {
-			t.problem(field.Key, "%q %v", field.Value, field.Err)
-		}
+		t.problem(field.Key, "%s", field.Text())
 	}
 }
 
@@ -63,6 +62,7 @@ func value[T any](t *table, key, want string) (v T, ok bool) {
 	v, ok = raw.(T)
 	if !ok {
 		t.problem(key, "is %s; want %s", typeName(raw), want)
+		t.bad = append(t.bad, key)
 	}
 	return v, ok
 }
@@ -94,6 +94,9 @@ func (t *table) texts(key string) []string {
 			continue
 		}
 		texts = append(texts, s)
+	}
+	if len(texts) < len(list) {
+		t.bad = append(t.bad, key)
 	}
 	return texts
 }
@@ -173,7 +176,7 @@ func typeName(v any) string {
 	case map[string]any:
 		return "a table"
 	}
-	return fmt.Sprintf("a %T", v)
+	return "a date or a time"
 }
 
 // closest returns the key that is at most two edits away from key, if any.

@@ -42,7 +42,7 @@ func (Secret) GoString() string { return "***" }
 // Format writes ***, whatever the verb.
 func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "***") }
 
-// MarshalText returns ***, for JSON and TOML.
+// MarshalText returns ***, for JSON and logs. go-toml does not ask for it: a Secret is never to be written as TOML.
 func (Secret) MarshalText() ([]byte, error) { return []byte("***"), nil }
 
 // Reveal returns the secret itself.
@@ -115,6 +115,13 @@ func (s Source) Credential(context.Context) (Credential, error) {
 }
 
 func readSecret(path string) (Secret, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() { // opening a pipe would wait for its writer
+		return "", fmt.Errorf("%s: is not a regular file", path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err

@@ -1,0 +1,183 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/berth-edge/berth/resolver"
+	"github.com/berth-edge/berth/resolver/credential"
+	"github.com/berth-edge/berth/resolver/endpoint"
+)
+
+// registry reads one registry: where it is, what authenticates to it, how it is reached.
+func (l *loader) registry(t *table) {
+	text := t.text("domain")
+	domain, err := resolver.ParseDomain(text)
+	if err != nil {
+		t.problems(&resolver.FieldError{Key: "domain", Value: text, Err: err})
+	} else {
+		l.once(t, "domain", "domain "+string(domain), fmt.Sprintf("%q is ", domain))
+	}
+	r := resolver.Registry{
+		Domain:     domain,
+		Credential: l.credential(t),
+		Endpoint: endpoint.Options{
+			Certificates:      t.texts("certificates"),
+			ClientCertificate: t.text("client_certificate"),
+			ClientKey:         t.text("client_key"),
+			Insecure:          t.truth("insecure"),
+			Proxy:             t.text("proxy"),
+			TokenRealms:       l.realms(t),
+		},
+	}
+	l.checkTLS(t, &r, text)
+	t.unknown()
+	l.loaded.Registries = append(l.loaded.Registries, r)
+}
+
+// credential reads the keys that authenticate. No problem quotes a secret.
+func (l *loader) credential(t *table) credential.Source {
+	source := credential.Source{Username: t.text("username"), PasswordFile: t.text("password_file")}
+	password, encoded := t.text("password"), t.text("encoded_password")
+	var given []string
+	for _, key := range []string{"password", "encoded_password", "password_file"} {
+		if t.has(key) {
+			given = append(given, key)
+		}
+	}
+	switch {
+	case len(given) > 1:
+		t.problem(given[1], "stands beside %s; keep one of them", given[0])
+	case len(given) == 0 && source.Username != "":
+		t.problem("username", "has no password; add password_file, password or encoded_password")
+	case len(given) == 1 && source.Username == "" && !slices.Contains(t.bad, "username"):
+		t.problem(given[0], `has no username; add it ("<token>" for an identity token)`)
+	}
+	if strings.ContainsAny(source.Username, ":\r\n") {
+		t.problem("username", "has a colon or a newline, which a registry cannot be sent (RFC 7617)")
+	}
+	for _, key := range []string{"password", "encoded_password"} {
+		if l.inStanza && t.has(key) {
+			t.problem(key, "`containerd config dump` would print it; use password_file, or move the registry to a file of config_path")
+		}
+	}
+	if t.has("encoded_password") {
+		decoded, err := base64.StdEncoding.DecodeString(strings.TrimSpace(encoded))
+		if err != nil {
+			t.problem("encoded_password", "is not base64")
+			return source
+		}
+		password = strings.TrimSuffix(string(decoded), "\n")
+	}
+	if t.has("password") || t.has("encoded_password") {
+		if err := credential.CheckSecret(password); err != nil {
+			t.problem(given[0], "%v", err)
+		}
+		source.Password = credential.Secret(password)
+	}
+	if t.has("password_file") && !filepath.IsAbs(source.PasswordFile) { // not quoted: it may be the password itself
+		t.problem("password_file", "is not an absolute path; want that of a file that holds the password")
+	}
+	return source
+}
+
+func (l *loader) realms(t *table) []string {
+	realms := t.texts("token_realms")
+	for i, realm := range realms {
+		p, err := resolver.ParseDomain(realm)
+		if err != nil || p.Host() != string(p) {
+			t.problem("token_realms", "element %d is not a host; want host or host:port", i+1)
+		}
+		realms[i] = p.Host()
+	}
+	return realms
+}
+
+// checkTLS reads the certificates once, so that a mistake is found now and not by a pull.
+func (l *loader) checkTLS(t *table, r *resolver.Registry, domain string) {
+	o := &r.Endpoint
+	for i, text := range o.Certificates {
+		key := fmt.Sprintf("certificates[%d]", i)
+		if !isPEMOrPath(text) {
+			t.problem(key, "%s", notPEM)
+			continue
+		}
+		certs, err := endpoint.ParseCertificates(text)
+		if err != nil {
+			t.problem(key, "%v", pathError(text, err))
+		}
+		for _, cert := range certs {
+			if time.Now().After(cert.NotAfter) {
+				l.warn("registry %s: certificate %s expired at %s", r.Domain, cert.Subject, cert.NotAfter.UTC().Format(time.RFC3339))
+			}
+		}
+	}
+	l.checkClient(t, o)
+	if o.Proxy != "" {
+		u, err := endpoint.ParseProxy(o.Proxy)
+		switch {
+		case err != nil:
+			t.problem("proxy", "%v", err)
+		case l.inStanza && u.User != nil:
+			t.problem("proxy", "has a password, which `containerd config dump` would print; move the registry to a file of config_path")
+		}
+	}
+	if strings.HasPrefix(strings.ToLower(domain), "http://") {
+		o.PlainHTTP = o.Insecure
+		if !o.Insecure {
+			l.warn("registry %s: http:// has no effect; set insecure = true to allow plain HTTP", r.Domain)
+		}
+	}
+	if o.Insecure {
+		l.warn("registry %s: insecure = true: its certificate is not checked, and plain HTTP is allowed", r.Domain)
+	}
+}
+
+// checkClient reads the client's certificate and key.
+func (l *loader) checkClient(t *table, o *endpoint.Options) {
+	good := true
+	for _, pair := range [][2]string{{"client_certificate", "client_key"}, {"client_key", "client_certificate"}} {
+		key, other := pair[0], pair[1]
+		switch text := t.text(key); {
+		case !t.has(key):
+			good = false
+		case !isPEMOrPath(text):
+			t.problem(key, "%s", notPEM)
+			good = false
+		case !t.has(other):
+			t.problem(key, "wants %s beside it", other)
+		}
+	}
+	if l.inStanza && isPEM(o.ClientKey) {
+		t.problem("client_key", "`containerd config dump` would print it; name a file, or move the registry to a file of config_path")
+	}
+	if good {
+		if _, err := endpoint.ParseKeyPair(o.ClientCertificate, o.ClientKey); err != nil {
+			t.problem("client_certificate", "%v", err)
+		}
+	}
+}
+
+// notPEM does not quote the value, which may be a key without its head line.
+const notPEM = "is neither PEM text nor an absolute path"
+
+func isPEM(text string) bool       { return strings.Contains(text, "-----BEGIN") }
+func isPEMOrPath(text string) bool { return isPEM(text) || filepath.IsAbs(text) }
+
+// pathError names the file that text is, unless the error does; PEM text itself is not quoted.
+func pathError(text string, err error) error {
+	var path *os.PathError
+	if errors.As(err, &path) || isPEM(text) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", text, err)
+}
