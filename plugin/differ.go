@@ -43,36 +43,47 @@ var _ differ = syncedDiffer{}
 
 // Apply implements [diff.Applier].
 func (d syncedDiffer) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, opts ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+	// Opened before, since syncfs tells of write errors that happened since then: the kernel may write on its own.
+	dirs, err := openWritten(mounts)
+	defer func() {
+		for _, dir := range dirs {
+			dir.Close()
+		}
+	}()
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("sync layer %s: %w", desc.Digest, err)
+	}
 	applied, err := d.differ.Apply(ctx, desc, mounts, opts...)
 	if err != nil {
 		return applied, err
 	}
-	if err := syncMounts(mounts); err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("sync layer %s: %w", desc.Digest, err)
+	synced := map[uint64]bool{}
+	for _, dir := range dirs {
+		if err := syncOnce(dir, synced); err != nil {
+			return ocispec.Descriptor{}, fmt.Errorf("sync layer %s: %w", desc.Digest, err)
+		}
 	}
 	return applied, nil
 }
 
-// syncMounts syncs the file systems that a snapshot's mounts write to, each once.
-func syncMounts(mounts []mount.Mount) error {
-	synced := map[uint64]bool{}
+// openWritten opens what is there of the paths that a snapshot's mounts write to. What was opened is returned also
+// with an error.
+func openWritten(mounts []mount.Mount) ([]*os.File, error) {
+	var dirs []*os.File
 	for _, path := range writtenPaths(mounts) {
 		dir, err := os.Open(path)
 		if os.IsNotExist(err) {
 			continue
 		}
 		if err != nil {
-			return err
+			return dirs, err
 		}
-		err = syncOnce(dir, synced)
-		dir.Close()
-		if err != nil {
-			return err
-		}
+		dirs = append(dirs, dir)
 	}
-	return nil
+	return dirs, nil
 }
 
+// syncOnce syncs the file system that f is on, unless it was.
 func syncOnce(f *os.File, synced map[uint64]bool) error {
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &stat); err != nil {
