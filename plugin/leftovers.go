@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
@@ -63,11 +64,31 @@ func deleteStaleLeases(ctx context.Context, names []string, manager leases.Manag
 			log.G(ctx).WithError(err).Warn("list leases of pulls that were killed")
 		}
 		for _, lease := range stale {
+			if err := deleteUnusedLease(ctx, manager, lease.Labels[resolver.ClientLeaseLabel]); err != nil {
+				log.G(ctx).WithError(err).WithField("lease", lease.ID).Warn("delete lease of the client of a pull that was killed")
+			}
 			if err := manager.Delete(ctx, lease); err != nil && !errdefs.IsNotFound(err) {
 				log.G(ctx).WithError(err).WithField("lease", lease.ID).Warn("delete lease of a pull that was killed")
 			}
 		}
 	}
+}
+
+// deleteUnusedLease deletes the lease that a client made for a pull that was killed. After a power cut the client is no
+// more. One that still lives loses nothing: the lease would have expired, and it keeps nothing.
+func deleteUnusedLease(ctx context.Context, manager leases.Manager, id string) error {
+	if id == "" {
+		return nil
+	}
+	found, err := manager.List(ctx, "id=="+strconv.Quote(id))
+	if err != nil || len(found) == 0 || found[0].Labels["containerd.io/gc.expire"] == "" {
+		return err
+	}
+	used, err := manager.ListResources(ctx, found[0])
+	if err != nil || len(used) > 0 {
+		return err
+	}
+	return manager.Delete(ctx, found[0])
 }
 
 // removeUnreadableIngests removes the ingests below dir whose file "ref" is not what they are named for. The content
