@@ -4,6 +4,7 @@
 package integration_test
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/leases"
@@ -59,11 +60,11 @@ func TestClientLease(t *testing.T) {
 			check := func(want error) {
 				t.Helper()
 				for _, blob := range blobs {
-					if _, err := c.ContentStore().Info(ctx, blob); errdefs.Resolve(err) != want {
+					if _, err := c.ContentStore().Info(ctx, blob); !errors.Is(errdefs.Resolve(err), want) {
 						t.Errorf("blob %s: got %v, want %v", blob, err, want)
 					}
 				}
-				if _, err := c.SnapshotService("overlayfs").Stat(ctx, identity.ChainID(diffs).String()); errdefs.Resolve(err) != want {
+				if _, err := c.SnapshotService("overlayfs").Stat(ctx, identity.ChainID(diffs).String()); !errors.Is(errdefs.Resolve(err), want) {
 					t.Errorf("snapshot: got %v, want %v", err, want)
 				}
 			}

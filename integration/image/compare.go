@@ -86,15 +86,22 @@ func (f File) compare(root string) error {
 		return err
 	}
 	if f.Link != "" {
-		if target, err := os.Lstat(filepath.Join(root, f.Link)); err != nil || !os.SameFile(info, target) {
-			return fmt.Errorf("got a file of its own, want a hard link to %s (%v)", f.Link, err)
+		target, err := os.Lstat(filepath.Join(root, f.Link))
+		if err != nil {
+			return err
+		}
+		if !os.SameFile(info, target) {
+			return fmt.Errorf("got a file of its own, want a hard link to %s", f.Link)
 		}
 	}
 	for name, want := range f.Xattrs {
 		value := make([]byte, len(want)+1)
 		n, err := unix.Lgetxattr(path, name, value)
-		if err != nil || string(value[:n]) != want {
-			return fmt.Errorf("got attribute %s %q (%v), want %q", name, value[:max(n, 0)], err, want)
+		if err != nil {
+			return fmt.Errorf("read attribute %s: %w", name, err)
+		}
+		if string(value[:n]) != want {
+			return fmt.Errorf("got attribute %s %q, want %q", name, value[:n], want)
 		}
 	}
 	if info.Mode() != f.Mode {
