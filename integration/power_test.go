@@ -195,7 +195,8 @@ func (p *powered) rounds(t *testing.T, cutPower bool) {
 			p.wantPull(t, lane, img)
 		}
 	}
-	span := time.Since(begin)
+	span := time.Since(begin) / 3 // what it takes when several are in flight and some is there
+	var returned, early int
 	for round := range *powerRounds {
 		p.removeSome(t, random)
 		work := p.pullSome(t, random, lanes)
@@ -214,14 +215,20 @@ func (p *powered) rounds(t *testing.T, cutPower bool) {
 		if err := p.damage(t); err != nil {
 			t.Errorf("round %d, after %s: got damage, want none:\n%v", round, wait, err)
 		}
+		n := 0
 		for lane, images := range finished {
+			n += len(images)
 			p.wantListed(t, lane, images...)
+		}
+		if returned += n; n < len(lanes)*len(p.all()) {
+			early++
 		}
 		p.wantNothingLeft(t, perLane)
 		if t.Failed() {
 			t.FailNow()
 		}
 	}
+	t.Logf("%d of %d rounds ended with pulls in flight; %d pulls had returned", early, *powerRounds, returned)
 	for _, lane := range lanes {
 		for _, img := range p.all() {
 			p.wantPull(t, lane, img)

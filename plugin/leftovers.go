@@ -8,7 +8,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
@@ -35,8 +37,8 @@ func removeLeftovers(ic *plugin.InitContext, db *metadata.DB, manager leases.Man
 	}
 	deleteStaleLeases(ic.Context, names, manager)
 	if p := ic.Plugins().Get(plugins.ContentPlugin, "content"); p != nil && p.Err() == nil {
-		if err := removeUnreadableIngests(filepath.Join(p.Meta.Exports["root"], "ingest")); err != nil {
-			log.G(ic.Context).WithError(err).Warn("remove ingests that a power cut made unreadable")
+		if err := removeIngests(ic.Context, names, db.ContentStore(), filepath.Join(p.Meta.Exports["root"], "ingest")); err != nil {
+			log.G(ic.Context).WithError(err).Warn("remove ingests that cannot be read or are not recorded")
 		}
 		if err := removeUnknownContent(ic.Context, names, db.ContentStore(), p); err != nil {
 			log.G(ic.Context).WithError(err).Warn("remove content that is not recorded")
@@ -91,10 +93,34 @@ func deleteUnusedLease(ctx context.Context, manager leases.Manager, id string) e
 	return manager.Delete(ctx, found[0])
 }
 
-// removeUnreadableIngests removes the ingests below dir whose file "ref" is not what they are named for. The content
-// store does not sync that file, so that after a power cut it is empty, or not there; and it aborts an ingest by what
-// the file says, so that it would keep this one, with everything that was downloaded, for ever.
-func removeUnreadableIngests(dir string) error {
+// removeIngests removes the ingests below dir that nobody else would, with everything that was downloaded: those that
+// cannot be read, and those that no namespace knows, since they are made before they are recorded.
+func removeIngests(ctx context.Context, names []string, known content.IngestManager, dir string) error {
+	// The content store does not sync the file "ref", so that after a power cut it is empty, or not there; and it aborts
+	// an ingest by what that file says. An ingest is named for it.
+	if err := removeIngestsIf(dir, func(name, ref string) bool { return digest.FromString(ref).Encoded() != name }); err != nil {
+		return err
+	}
+	type recorded struct{ namespace, ref string }
+	var all []recorded
+	for _, name := range names {
+		statuses, err := known.ListStatuses(namespaces.WithNamespace(ctx, name))
+		if err != nil {
+			return err // what is known is not complete
+		}
+		for _, status := range statuses {
+			all = append(all, recorded{name, status.Ref})
+		}
+	}
+	return removeIngestsIf(dir, func(_, ref string) bool { // of the form NAMESPACE/NUMBER/REF
+		return !slices.ContainsFunc(all, func(r recorded) bool {
+			return strings.HasPrefix(ref, r.namespace+"/") && strings.HasSuffix(ref, "/"+r.ref)
+		})
+	})
+}
+
+// removeIngestsIf removes the ingests of which remove says so, by their name and what their file "ref" says.
+func removeIngestsIf(dir string, remove func(name, ref string) bool) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -102,10 +128,13 @@ func removeUnreadableIngests(dir string) error {
 	errs := []error{err}
 	for _, e := range entries {
 		ref, err := os.ReadFile(filepath.Join(dir, e.Name(), "ref"))
-		if err == nil && digest.FromBytes(ref).Encoded() == e.Name() {
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
 			continue
 		}
-		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+		if remove(e.Name(), string(ref)) {
+			errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
 	}
 	return errors.Join(errs...)
 }
