@@ -5,6 +5,7 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -44,75 +45,94 @@ var _ differ = syncedDiffer{}
 
 // Apply implements [diff.Applier].
 func (d syncedDiffer) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, opts ...diff.ApplyOpt) (ocispec.Descriptor, error) {
-	stop := writeBack(mounts)
+	fs, err := openWritten(mounts)
+	defer fs.close()
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("sync layer %s: %w", desc.Digest, err)
+	}
+	stop := fs.writeBack()
 	applied, err := d.differ.Apply(ctx, desc, mounts, opts...)
-	stop()
+	synced := stop()
 	if err != nil {
 		return applied, err
 	}
-	if err := syncMounts(mounts); err != nil {
+	if err := errors.Join(synced, fs.sync()); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("sync layer %s: %w", desc.Digest, err)
 	}
 	return applied, nil
 }
 
-// writeBackEvery is how long unpacked data waits until it is on its way to the disk.
-const writeBackEvery = 50 * time.Millisecond
+// fileSystems are those that a layer is unpacked to, each by one open file. They are opened before that, since syncfs
+// tells of write errors that happened since then: the kernel writes on its own, too.
+type fileSystems []*os.File
 
-// writeBack syncs what mounts write to while a layer is unpacked, until the function that it returns is called: the disk
-// works while the layer is decompressed, and little is left to wait for at the end. A failure is left to that end.
-func writeBack(mounts []mount.Mount) (stop func()) {
-	stopped, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		for {
-			select {
-			case <-stopped:
-				return
-			case <-time.After(writeBackEvery):
-				_ = syncMounts(mounts)
-			}
-		}
-	}()
-	return func() {
-		close(stopped)
-		<-ended
-	}
-}
-
-// syncMounts syncs the file systems that a snapshot's mounts write to, each once.
-func syncMounts(mounts []mount.Mount) error {
-	synced := map[uint64]bool{}
+// openWritten opens the file systems that a snapshot's mounts write to. With an error, too, the caller closes them.
+func openWritten(mounts []mount.Mount) (fileSystems, error) {
+	var fs fileSystems
+	seen := map[uint64]bool{}
 	for _, path := range writtenPaths(mounts) {
-		dir, err := os.Open(path)
-		if os.IsNotExist(err) {
+		f, err := os.Open(path)
+		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return err
+			return fs, err
 		}
-		err = syncOnce(dir, synced)
-		dir.Close()
-		if err != nil {
-			return err
+		var stat unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &stat); err != nil || seen[stat.Dev] {
+			f.Close()
+			if err != nil {
+				return fs, &os.PathError{Op: "stat", Path: path, Err: err}
+			}
+			continue
 		}
+		seen[stat.Dev] = true
+		fs = append(fs, f)
 	}
-	return nil
+	return fs, nil
 }
 
-func syncOnce(f *os.File, synced map[uint64]bool) error {
-	var stat unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &stat); err != nil {
-		return &os.PathError{Op: "stat", Path: f.Name(), Err: err}
+func (fs fileSystems) sync() error {
+	var errs []error
+	for _, f := range fs {
+		if err := unix.Syncfs(int(f.Fd())); err != nil {
+			errs = append(errs, &os.PathError{Op: "syncfs", Path: f.Name(), Err: err})
+		}
 	}
-	if synced[stat.Dev] {
-		return nil
+	return errors.Join(errs...)
+}
+
+func (fs fileSystems) close() {
+	for _, f := range fs {
+		f.Close()
 	}
-	synced[stat.Dev] = true
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
-		return &os.PathError{Op: "syncfs", Path: f.Name(), Err: err}
+}
+
+// writeBackEvery is how long unpacked data waits until it is on its way to the disk.
+const writeBackEvery = 50 * time.Millisecond
+
+// writeBack syncs again and again until stop is called: the disk works while the layer is decompressed, and little is left
+// to wait for at the end. stop returns the errors, which the kernel tells of once.
+func (fs fileSystems) writeBack() (stop func() error) {
+	stopped, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		var errs []error
+		for {
+			select {
+			case <-stopped:
+				ended <- errors.Join(errs...)
+				return
+			case <-time.After(writeBackEvery):
+				if err := fs.sync(); err != nil && len(errs) == 0 {
+					errs = append(errs, err)
+				}
+			}
+		}
+	}()
+	return func() error {
+		close(stopped)
+		return <-ended
 	}
-	return nil
 }
 
 // writtenPaths are the paths on disk behind mounts: the upper directory of an overlay, the source of any other, and the

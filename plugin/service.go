@@ -67,13 +67,15 @@ func (r *Resolver) status() *api.ResolverStatus {
 	out := &api.ResolverStatus{
 		Since:        timestamppb.New(r.state.Since),
 		Files:        r.state.Files,
-		Rules:        uint32(len(r.state.Rules)),
 		Warnings:     r.state.Warnings,
 		Cri:          r.cri,
 		CriPastRules: r.criIsPast && r.state.Configured(),
 	}
 	for _, registry := range r.state.Registries {
 		out.Registries = append(out.Registries, string(registry.Domain))
+	}
+	if r.state.Routes != nil {
+		out.Rules = uint32(r.state.Routes.Len())
 	}
 	switch {
 	case r.state.Err != nil:

@@ -4,19 +4,15 @@
 package plugin
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/transfer"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins"
-	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/containerd/plugin"
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/berth-edge/berth/resolver"
 )
@@ -43,7 +39,7 @@ func routeTransfers(ic *plugin.InitContext, inner initFn) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	deleteStaleLeases(ic.Context, db.(*metadata.DB), manager.(leases.Manager))
+	removeLeftovers(ic, db.(*metadata.DB), manager.(leases.Manager))
 	return &resolver.Transferrer{
 		Inner:         service,
 		Routes:        r.Routes,
@@ -65,27 +61,4 @@ func resolverOf(ic *plugin.InitContext) (*Resolver, error) {
 		return nil, err
 	}
 	return instance.(*Resolver), nil
-}
-
-// deleteStaleLeases deletes what pulls left that ended with containerd: no pull runs yet.
-func deleteStaleLeases(ctx context.Context, db *metadata.DB, manager leases.Manager) {
-	var names []string
-	if err := db.View(func(tx *bolt.Tx) (err error) {
-		names, err = metadata.NewNamespaceStore(tx).List(ctx)
-		return err
-	}); err != nil {
-		log.G(ctx).WithError(err).Warn("list namespaces, to delete leases of pulls that were killed")
-	}
-	for _, name := range names {
-		ctx := namespaces.WithNamespace(ctx, name)
-		stale, err := manager.List(ctx, `labels."`+resolver.LeaseLabel+`"`)
-		if err != nil {
-			log.G(ctx).WithError(err).Warn("list leases of pulls that were killed")
-		}
-		for _, lease := range stale {
-			if err := manager.Delete(ctx, lease); err != nil && !errdefs.IsNotFound(err) {
-				log.G(ctx).WithError(err).WithField("lease", lease.ID).Warn("delete lease of a pull that was killed")
-			}
-		}
-	}
 }

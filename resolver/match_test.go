@@ -187,6 +187,10 @@ to = ["r.io/p/q", "r.io/pp", "plain.io", "other.io", "source"]
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q (%v), want %q", got, route.Err, want)
 	}
+	noop := routesOf(t, rulesText("quay.io -> quay.io")).Route("quay.io/a:1").Targets[0]
+	if got, want := string(noop.Kind)+" "+noop.Credential(), "source client"; got != want {
+		t.Errorf("a rule that changes nothing: got %s, want %s", got, want)
+	}
 	if text := fmt.Sprintf("%+v %#v", route, route.Targets[1]); strings.Contains(text, "hunter2") {
 		t.Errorf("got the password in %s", text)
 	}

@@ -127,8 +127,13 @@ func hasUserinfo(s string) bool {
 	return strings.Contains(host, "@")
 }
 
+// hostName brings a host to its one form. The port of HTTPS is dropped: with it a rule for the host, a denial of all
+// others, would not match.
 func hostName(host string) string {
 	host = strings.ToLower(host)
+	if bare, ok := strings.CutSuffix(host, ":443"); ok && isHost(bare) {
+		host = bare
+	}
 	if alias, ok := dockerHosts[host]; ok {
 		return alias
 	}

@@ -46,6 +46,10 @@ func TestParseNamed(t *testing.T) {
 		{"sha512", "quay.io/a@" + sha512, "quay.io/a@" + sha512},
 		{"tag and digest", "quay.io/a:1@" + aDigest, "quay.io/a:1@" + aDigest},
 		{"tag that looks like a digest", "quay.io/a:" + sha256Hex, "quay.io/a:" + sha256Hex},
+		{"port of HTTPS", "Quay.IO:443/a:1", "quay.io/a:1"},
+		{"port of HTTPS, address", "[::1]:443/a:1", "[::1]/a:1"},
+		{"port of HTTPS, Docker Hub", "docker.io:443/nginx", "docker.io/library/nginx:latest"},
+		{"port of HTTPS, host without dot stays off Docker Hub", "myhost:443/a:1", "myhost:443/a:1"},
 		{"highest port", "reg.test:65535/a:1", "reg.test:65535/a:1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

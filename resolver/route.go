@@ -186,12 +186,8 @@ func impliedRule(c Config) (Rule, bool) {
 // Config returns the configuration that rs was made from.
 func (rs *Routes) Config() Config { return rs.config }
 
-// Close closes the connections that no pull uses.
-func (rs *Routes) Close() {
-	for _, e := range rs.endpoint {
-		e.CloseIdle()
-	}
-}
+// Len returns the number of rules, an implied one included.
+func (rs *Routes) Len() int { return len(rs.rules) }
 
 // Route returns the route of ref.
 func (rs *Routes) Route(ref string) Route {

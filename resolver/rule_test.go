@@ -144,7 +144,7 @@ func TestRewrite(t *testing.T) {
 		{"digest, full", "quay.io/a/b@" + aDigest, "full", "r.io/x", "quay.io/a/b@" + aDigest, "r.io/x/quay.io/a/b@" + aDigest},
 		{"digest, base", "quay.io/a/b@" + aDigest, "base", "r.io/x", "quay.io/a/b@" + aDigest, "r.io/x/b@" + aDigest},
 		{"tag and digest are kept", "quay.io", "rest", "r.io", "quay.io/a:1@" + aDigest, "r.io/a:1@" + aDigest},
-		{"host with port", "quay.io:5000", "rest", "r.io:443", "quay.io:5000/a:1", "r.io:443/a:1"},
+		{"host with port", "quay.io:5000", "rest", "r.io:5443", "quay.io:5000/a:1", "r.io:5443/a:1"},
 		{"IPv6", "[::1]:5000", "rest", "[::2]:5000/p", "[::1]:5000/a:1", "[::2]:5000/p/a:1"},
 		{"base of one component", "quay.io", "base", "r.io", "quay.io/a:1", "r.io/a:1"},
 		{"path of 255", "quay.io", "rest", "registry.example.com:5000/p", "quay.io/" + path253 + ":1", "registry.example.com:5000/p/" + path253 + ":1"},

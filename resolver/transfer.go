@@ -6,6 +6,7 @@ package resolver
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -15,11 +16,15 @@ import (
 	"github.com/containerd/containerd/v2/core/transfer/registry"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// LeaseLabel marks the leases of pulls. One that is there when containerd starts is of a pull that was killed.
-const LeaseLabel = "io.berth.pull"
+// The labels of the leases of pulls. One that is there when containerd starts is of a pull that was killed.
+const (
+	LeaseLabel       = "io.berth.pull"
+	ClientLeaseLabel = "io.berth.pull.client" // id of the lease that the client brought, if it did
+)
 
 // leaseExpiry is for a lease that nobody comes back to: containerd was replaced by another.
 const leaseExpiry = 24 * time.Hour
@@ -62,12 +67,16 @@ func (t *Transferrer) Transfer(ctx context.Context, src, dst any, opts ...transf
 		countRefusal(denied)
 		return fmt.Errorf("pull %s: a source of type %T is not one that rules apply to: %w", imageOf(src), src, errdefs.ErrPermissionDenied)
 	}
-	ctx, done, err := t.withLease(ctx)
+	leased, done, err := t.withLease(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("pull %s: %w", imageOf(src), err)
 	}
 	defer done()
-	return (&pull{t: t, routes: routes, client: reg, storer: storer, opts: opts}).run(ctx)
+	p := &pull{t: t, routes: routes, client: reg, storer: storer, opts: opts}
+	if err := p.run(leased); err != nil {
+		return err
+	}
+	return p.keep(ctx)
 }
 
 // imageOf names the image of a transfer's source.
@@ -78,12 +87,21 @@ func imageOf(src any) string {
 	return fmt.Sprint(src)
 }
 
-// withLease makes the lease under which every attempt of a pull runs, unless the client brought one.
-func (t *Transferrer) withLease(ctx context.Context) (context.Context, func(), error) {
-	if _, ok := leases.FromContext(ctx); ok {
-		return ctx, func() {}, nil
+// withLease makes the lease under which every attempt of a pull runs. It is the pull's own also where the client
+// brought one: should containerd be killed, the client's would keep what was fetched for a day, or for ever.
+func (t *Transferrer) withLease(ctx context.Context) (_ context.Context, done func(), _ error) {
+	opts := []leases.Opt{leases.WithRandomID(), leases.WithExpiration(leaseExpiry), leases.WithLabel(LeaseLabel, "true")}
+	if id, ok := leases.FromContext(ctx); ok {
+		flat, err := t.isFlat(ctx, id)
+		if err != nil {
+			return ctx, nil, err
+		}
+		if flat { // each blob and snapshot has to be added to it
+			return ctx, func() {}, nil
+		}
+		opts = append(opts, leases.WithLabel(ClientLeaseLabel, id))
 	}
-	lease, err := t.Leases.Create(ctx, leases.WithRandomID(), leases.WithExpiration(leaseExpiry), leases.WithLabel(LeaseLabel, "true"))
+	lease, err := t.Leases.Create(ctx, opts...)
 	if err != nil {
 		return ctx, nil, fmt.Errorf("create lease: %w", err)
 	}
@@ -94,6 +112,19 @@ func (t *Transferrer) withLease(ctx context.Context) (context.Context, func(), e
 	}, nil
 }
 
+// isFlat reports whether a lease keeps nothing that the content added to it refers to. It is an error if there is none.
+func (t *Transferrer) isFlat(ctx context.Context, id string) (bool, error) {
+	found, err := t.Leases.List(ctx, "id=="+strconv.Quote(id))
+	if err != nil {
+		return false, fmt.Errorf("find lease %s: %w", id, err)
+	}
+	if len(found) == 0 {
+		return false, fmt.Errorf("find lease %s: %w", id, errdefs.ErrNotFound)
+	}
+	_, flat := found[0].Labels["containerd.io/gc.flat"]
+	return flat, nil
+}
+
 // pull is one pull: one route, gone through once.
 type pull struct {
 	t      *Transferrer
@@ -101,6 +132,20 @@ type pull struct {
 	client *registry.OCIRegistry
 	storer transfer.ImageStorer
 	opts   []transfer.Opt
+	pulled digest.Digest // set when run succeeded
+}
+
+// keep adds what was pulled to the lease that the client brought, if it did.
+func (p *pull) keep(ctx context.Context) error {
+	id, ok := leases.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	err := p.t.Leases.AddResource(ctx, leases.Lease{ID: id}, leases.Resource{ID: p.pulled.String(), Type: "content"})
+	if err != nil {
+		return fmt.Errorf("keep %s by lease %s: %w", p.client.Image(), id, err)
+	}
+	return nil
 }
 
 func (p *pull) run(ctx context.Context) error {
@@ -140,6 +185,7 @@ func (p *pull) untouched(ctx context.Context, ref string) error {
 	src.keepURLs = true
 	start := time.Now()
 	err := p.t.Inner.Transfer(ctx, src, newDestination(p.storer, nil, p.t.discards()), p.opts...)
+	p.pulled = src.resolved
 	record(ctx, provenance{ref: ref, kind: KindSource, pulledAs: ref, source: src, took: time.Since(start)}, err)
 	return err
 }
@@ -180,6 +226,8 @@ func (p *pull) try(ctx context.Context, route Route, target Target) attempt {
 	err = p.t.Inner.Transfer(ctx, src, newDestination(p.storer, labels, p.t.discards()), p.opts...)
 	if err != nil {
 		p.reset(ctx, src)
+	} else {
+		p.pulled = src.resolved
 	}
 	record(ctx, provenance{
 		ref: route.Ref, kind: target.Kind, registry: target.Domain(), pulledAs: target.Pull.String(),

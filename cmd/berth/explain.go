@@ -72,11 +72,11 @@ func explain(ctx context.Context, cmd *cli.Command) error {
 func printRoutes(w io.Writer, routes []resolver.Route) error {
 	for _, r := range routes {
 		fmt.Fprintln(w, r.Ref)
-		switch r.Rule {
-		case "":
-			fmt.Fprintln(w, "  no rule")
-		default:
+		switch {
+		case r.Rule != "":
 			fmt.Fprintf(w, "  rule %q\n", r.Rule)
+		case r.Named != nil:
+			fmt.Fprintln(w, "  no rule")
 		}
 		if r.Err != nil {
 			fmt.Fprintf(w, "  error: %v\n", r.Err)

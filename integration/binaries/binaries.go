@@ -12,10 +12,13 @@ package binaries
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -132,13 +135,49 @@ func makeDir() (err error) {
 	return err
 }
 
-// Build builds the named program into the file path.
-func Build(ctx context.Context, name, path string) error {
+// Edited builds the named program with one change, which the sources on disk do not get: in the given file of this
+// module, named from the module's root, the text old, which must be there once, is replaced. It shows what a test says
+// of a program without the thing that is tested. The program goes with tb.
+func Edited(tb testing.TB, name, file, old, replacement string) string {
+	tb.Helper()
+	root, err := exec.CommandContext(tb.Context(), "go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+	if err != nil {
+		tb.Fatalf("find %s: %v", module, err)
+	}
+	file = filepath.Join(strings.TrimSpace(string(root)), filepath.FromSlash(file))
+	text, err := os.ReadFile(file)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if n := strings.Count(string(text), old); n != 1 {
+		tb.Fatalf("edit %s: got %q %d times, want it once", file, old, n)
+	}
+	dir := tb.TempDir()
+	edited, overlay := filepath.Join(dir, "edited.go"), filepath.Join(dir, "overlay.json")
+	replace, err := json.Marshal(map[string]map[string]string{"Replace": {file: edited}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for path, data := range map[string][]byte{edited: []byte(strings.Replace(string(text), old, replacement, 1)), overlay: replace} {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	path := filepath.Join(dir, name)
+	if err := Build(tb.Context(), name, path, "-overlay", overlay); err != nil {
+		tb.Fatal(err)
+	}
+	return path
+}
+
+// Build builds the named program into the file path, with further flags of go build if any.
+func Build(ctx context.Context, name, path string, more ...string) error {
 	pkg, ok := packages[name]
 	if !ok {
 		return fmt.Errorf("build %s: no such program", name)
 	}
-	cmd := exec.CommandContext(ctx, "go", append(flags[:len(flags):len(flags)], "-o", path, pkg)...)
+	args := slices.Concat(flags, more, []string{"-o", path, pkg})
+	cmd := exec.CommandContext(ctx, "go", args...)
 	if name == Probe {
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	}

@@ -69,12 +69,13 @@ func show(tb testing.TB) {
 	step("berth explain, before anything is pulled")
 	fmt.Print(berth(tb, "explain", "--config", file, tool))
 
-	step("Our containerd")
+	step("Our containerd, in a directory of its own")
 	d := daemon.Start(tb, daemon.Options{
 		Binary: binaries.Path(tb, binaries.Containerd), CRI: true, Pause: pause,
 		Config: fmt.Sprintf("version = 3\nrequired_plugins = [\"io.containerd.resolver.v1.external-registry\"]\n"+
 			"[plugins.\"io.containerd.resolver.v1.external-registry\"]\nconfig_path = [%q]\n", filepath.Join(etc, "*.toml")),
 	})
+	fmt.Println("directory:", d.Dir)
 	fmt.Print(berth(tb, "status", "--address", d.Address))
 
 	step("ctr image pull %s, and a container from it", tool)

@@ -9,21 +9,47 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 const modeLink = fs.ModeSymlink
 
 // Files returns the root file system of an image of one platform, by path: of each file, the one from the topmost
-// layer that has it.
+// layer that has it, unless a layer above removed it.
 func (img *Image) Files() map[string]File {
 	files := map[string]File{}
 	for _, l := range img.Layers {
 		for _, f := range l.Files {
-			files[f.Path] = f
+			dir, base := path.Split(f.Path)
+			removed, ok := strings.CutPrefix(base, ".wh.")
+			switch {
+			case base == ".wh..wh..opq":
+				remove(files, dir)
+			case ok:
+				delete(files, dir+removed)
+				remove(files, dir+removed+"/")
+			}
+		}
+		for _, f := range l.Files {
+			if !strings.HasPrefix(path.Base(f.Path), ".wh.") {
+				files[f.Path] = f
+			}
 		}
 	}
 	return files
+}
+
+// remove removes the files whose path begins with dir, which ends with a slash.
+func remove(files map[string]File, dir string) {
+	for name := range files {
+		if strings.HasPrefix(name, dir) {
+			delete(files, name)
+		}
+	}
 }
 
 // Compare reads the directory root and returns every difference from the image, joined: a file that is missing or was
@@ -32,7 +58,7 @@ func (img *Image) Compare(root string) error {
 	want := img.Files()
 	var errs []error
 	for path, f := range want {
-		if err := f.compare(filepath.Join(root, path)); err != nil {
+		if err := f.compare(root); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", path, err))
 		}
 	}
@@ -52,10 +78,31 @@ func (img *Image) Compare(root string) error {
 	return errors.Join(append(errs, err)...)
 }
 
-func (f File) compare(path string) error {
+// compare compares the file that is at f's path below root.
+func (f File) compare(root string) error {
+	path := filepath.Join(root, f.Path)
 	info, err := os.Lstat(path)
 	if err != nil {
 		return err
+	}
+	if f.Link != "" {
+		target, err := os.Lstat(filepath.Join(root, f.Link))
+		if err != nil {
+			return err
+		}
+		if !os.SameFile(info, target) {
+			return fmt.Errorf("got a file of its own, want a hard link to %s", f.Link)
+		}
+	}
+	for name, want := range f.Xattrs {
+		value := make([]byte, len(want)+1)
+		n, err := unix.Lgetxattr(path, name, value)
+		if err != nil {
+			return fmt.Errorf("read attribute %s: %w", name, err)
+		}
+		if string(value[:n]) != want {
+			return fmt.Errorf("got attribute %s %q, want %q", name, value[:n], want)
+		}
 	}
 	if info.Mode() != f.Mode {
 		return fmt.Errorf("got mode %s, want %s", info.Mode(), f.Mode)

@@ -19,6 +19,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path"
+	"slices"
 	"testing"
 	"time"
 
@@ -27,11 +28,14 @@ import (
 	"github.com/berth-edge/berth/integration/binaries"
 )
 
-// File is one entry of a layer. A mode of 0 means 0644, or 0755 for a directory.
+// File is one entry of a layer. A mode of 0 means 0644, or 0755 for a directory. One named ".wh.NAME" removes NAME of
+// the layers below, and ".wh..wh..opq" everything of its directory.
 type File struct {
-	Path string      // relative to the root, without a leading slash
-	Mode fs.FileMode // type (none, [fs.ModeDir] or [fs.ModeSymlink]) and permissions
-	Data []byte      // the target of a symbolic link
+	Path   string            // relative to the root, without a leading slash
+	Mode   fs.FileMode       // type (none, [fs.ModeDir] or [fs.ModeSymlink]) and permissions
+	Data   []byte            // the target of a symbolic link
+	Xattrs map[string]string // extended attributes by their full name, such as "user.note"
+	Link   string            // path of an earlier file of the layer: a hard link, which has nothing else of its own
 }
 
 // Random returns a file of the given size whose content is drawn from seed: it cannot be compressed, and is the same
@@ -82,6 +86,11 @@ func NewLayer(files ...File) Layer {
 		all = append(all, f.write(out))
 	}
 	for _, f := range files {
+		if f.Link != "" {
+			target := all[slices.IndexFunc(all, func(t File) bool { return t.Path == f.Link })]
+			target.Path, target.Link = f.Path, f.Link
+			f = target
+		}
 		add(f)
 	}
 	must(out.Close())
@@ -91,7 +100,10 @@ func NewLayer(files ...File) Layer {
 
 // write adds f to the archive and returns it with its mode made explicit.
 func (f File) write(out *tar.Writer) File {
-	hdr := &tar.Header{Name: f.Path, ModTime: time.Unix(1700000000, 0), Format: tar.FormatPAX}
+	hdr := &tar.Header{Name: f.Path, ModTime: time.Unix(1700000000, 0), Format: tar.FormatPAX, PAXRecords: map[string]string{}}
+	for name, value := range f.Xattrs {
+		hdr.PAXRecords["SCHILY.xattr."+name] = value
+	}
 	perm := f.Mode.Perm()
 	switch f.Mode.Type() {
 	case fs.ModeDir:
@@ -106,6 +118,9 @@ func (f File) write(out *tar.Writer) File {
 		if perm == 0 {
 			perm = 0o644
 		}
+	}
+	if f.Link != "" {
+		hdr.Typeflag, hdr.Size, hdr.Linkname = tar.TypeLink, 0, f.Link
 	}
 	hdr.Mode = int64(perm)
 	must(out.WriteHeader(hdr))

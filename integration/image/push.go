@@ -78,11 +78,7 @@ func (to Remote) blob(ctx context.Context, repo string, dgst digest.Digest, data
 	if _, err := to.do(ctx, http.MethodHead, base+dgst.String(), "", nil); err == nil {
 		return nil
 	}
-	resp, err := to.do(ctx, http.MethodPost, base+"uploads/", "", nil)
-	if err != nil {
-		return err
-	}
-	loc, err := resp.Location()
+	loc, err := to.do(ctx, http.MethodPost, base+"uploads/", "", nil)
 	if err != nil {
 		return err
 	}
@@ -93,8 +89,9 @@ func (to Remote) blob(ctx context.Context, repo string, dgst digest.Digest, data
 	return err
 }
 
-// do makes a request and reads its answer to the end. A status that is not of success is an error.
-func (to Remote) do(ctx context.Context, method, address, contentType string, body []byte) (*http.Response, error) {
+// do makes a request, reads its answer to the end, and returns where that points to. A status that is not of success is
+// an error.
+func (to Remote) do(ctx context.Context, method, address, contentType string, body []byte) (location *url.URL, err error) {
 	req, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
@@ -115,5 +112,8 @@ func (to Remote) do(ctx context.Context, method, address, contentType string, bo
 		u, _ := url.Parse(address)
 		return nil, fmt.Errorf("%s %s: %s: %s", method, u.Path, resp.Status, text)
 	}
-	return resp, nil
+	if resp.Header.Get("Location") == "" {
+		return nil, nil
+	}
+	return resp.Location()
 }

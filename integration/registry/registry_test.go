@@ -129,7 +129,7 @@ func TestTokens(t *testing.T) {
 				}
 				defer func() { _ = resp.Body.Close() }()
 				var answer struct{ Token string }
-				if resp.StatusCode != 200 {
+				if resp.StatusCode != http.StatusOK {
 					return resp.StatusCode
 				}
 				if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {

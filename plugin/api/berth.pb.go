@@ -183,7 +183,8 @@ type ResolverStatus struct {
 	Files []string `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
 	// registries are the domains of the configured registries.
 	Registries []string `protobuf:"bytes,4,rep,name=registries,proto3" json:"registries,omitempty"`
-	Rules      uint32   `protobuf:"varint,5,opt,name=rules,proto3" json:"rules,omitempty"`
+	// rules counts the rules, an implied one included.
+	Rules uint32 `protobuf:"varint,5,opt,name=rules,proto3" json:"rules,omitempty"`
 	// problems are why pulls are refused, a mistake each.
 	Problems []string `protobuf:"bytes,6,rep,name=problems,proto3" json:"problems,omitempty"`
 	Warnings []string `protobuf:"bytes,7,rep,name=warnings,proto3" json:"warnings,omitempty"`

@@ -16,6 +16,7 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -70,7 +71,9 @@ func (c Credential) Secrets() []string {
 		encoder := json.NewEncoder(&quoted)
 		encoder.SetEscapeHTML(html)
 		if err := encoder.Encode(p); err == nil {
-			secrets = append(secrets, quoted.String()[1:quoted.Len()-2])
+			if s := quoted.String()[1 : quoted.Len()-2]; !slices.Contains(secrets, s) {
+				secrets = append(secrets, s)
+			}
 		}
 	}
 	return secrets

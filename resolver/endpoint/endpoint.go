@@ -6,7 +6,6 @@ package endpoint
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -43,7 +42,6 @@ func New(host string, keychain credential.Keychain, opts Options) (*Endpoint, er
 		opts.StallTimeout = defaultStallTimeout
 	}
 	e := &Endpoint{host: apiHost(host), opts: opts}
-	e.plain.Store(opts.Insecure && opts.PlainHTTP)
 	var err error
 	if e.routes, err = newTransports(e.host, opts); err != nil {
 		return nil, err
@@ -116,22 +114,6 @@ func (e *Endpoint) roundTrip(req *http.Request, auth *Authorizer) (*http.Respons
 	return resp, nil
 }
 
-// checkPlain explains what a port that speaks TLS makes of plain HTTP, where that was configured: 400, or an alert of
-// TLS.
-func (e *Endpoint) checkPlain(resp *http.Response, err error) (*http.Response, error) {
-	var answer string
-	switch {
-	case err != nil && strings.Contains(err.Error(), "malformed HTTP response"):
-		answer = "no HTTP response"
-	case err == nil && e.opts.PlainHTTP && resp.StatusCode == http.StatusBadRequest:
-		answer = resp.Status
-		resp.Body.Close()
-	default:
-		return resp, err
-	}
-	return nil, &Error{Cause: WantsTLS, Text: fmt.Sprintf("%s: %s over plain HTTP; if the port speaks TLS, write domain without http://", e.host, answer)}
-}
-
 // withoutURL drops the method and URL that [http.Client] puts before an error.
 func withoutURL(err error) error {
 	var u *url.Error
@@ -173,7 +155,11 @@ func (e *Endpoint) sendOwn(req *http.Request) (*http.Response, error) {
 		return e.routes().own.RoundTrip(req)
 	}
 	if e.plain.Load() {
-		return e.checkPlain(e.routes().own.RoundTrip(overHTTP(req)))
+		resp, err := e.routes().own.RoundTrip(overHTTP(req))
+		if err != nil {
+			e.plain.Store(false) // the port may speak TLS by now: look again
+		}
+		return resp, err
 	}
 	resp, err := e.routes().own.RoundTrip(req)
 	switch {

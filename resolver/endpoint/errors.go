@@ -28,7 +28,6 @@ const (
 	Untrusted    Cause = "unknown_authority"
 	BadCert      Cause = "bad_certificate"
 	PlainHTTP    Cause = "plain_http"
-	WantsTLS     Cause = "tls_expected"
 	NoTLS        Cause = "tls_failed"
 	RealmRefused Cause = "token_realm_refused"
 	Redirected   Cause = "redirect_refused"

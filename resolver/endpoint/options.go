@@ -39,7 +39,7 @@ type Options struct {
 	// Insecure accepts any certificate of the registry's host and of TokenRealms, and plain HTTP if the port does
 	// not speak TLS.
 	Insecure bool
-	// PlainHTTP goes to plain HTTP at once. It has effect only with Insecure.
+	// PlainHTTP says that plain HTTP is expected; it is for [Options.TLS] alone. Whether the port speaks TLS is found out.
 	PlainHTTP bool
 	// Proxy is the URL of a proxy for this registry, in place of the environment's.
 	Proxy string

@@ -1,0 +1,160 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/containerd/plugin"
+	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/berth-edge/berth/resolver"
+)
+
+// removeLeftovers removes what a containerd that was killed, or lost its power, left of its pulls and does not find
+// itself. No pull runs yet.
+func removeLeftovers(ic *plugin.InitContext, db *metadata.DB, manager leases.Manager) {
+	names, err := namespaceNames(ic.Context, db)
+	if err != nil {
+		log.G(ic.Context).WithError(err).Warn("list namespaces, to remove what pulls left that were killed")
+		return
+	}
+	deleteStaleLeases(ic.Context, names, manager)
+	if p := ic.Plugins().Get(plugins.ContentPlugin, "content"); p != nil && p.Err() == nil {
+		if err := removeUnreadableIngests(filepath.Join(p.Meta.Exports["root"], "ingest")); err != nil {
+			log.G(ic.Context).WithError(err).Warn("remove ingests that a power cut made unreadable")
+		}
+		if err := removeUnknownContent(ic.Context, names, db.ContentStore(), p); err != nil {
+			log.G(ic.Context).WithError(err).Warn("remove content that is not recorded")
+		}
+	}
+	if err := removeOrphanedSnapshots(ic); err != nil {
+		log.G(ic.Context).WithError(err).Warn("remove directories of snapshots that were never recorded")
+	}
+}
+
+func namespaceNames(ctx context.Context, db *metadata.DB) (names []string, err error) {
+	err = db.View(func(tx *bolt.Tx) (err error) {
+		names, err = metadata.NewNamespaceStore(tx).List(ctx)
+		return err
+	})
+	return names, err
+}
+
+// deleteStaleLeases deletes the leases of pulls that ended with containerd.
+func deleteStaleLeases(ctx context.Context, names []string, manager leases.Manager) {
+	for _, name := range names {
+		ctx := namespaces.WithNamespace(ctx, name)
+		stale, err := manager.List(ctx, `labels."`+resolver.LeaseLabel+`"`)
+		if err != nil {
+			log.G(ctx).WithError(err).Warn("list leases of pulls that were killed")
+		}
+		for _, lease := range stale {
+			if err := deleteUnusedLease(ctx, manager, lease.Labels[resolver.ClientLeaseLabel]); err != nil {
+				log.G(ctx).WithError(err).WithField("lease", lease.ID).Warn("delete lease of the client of a pull that was killed")
+			}
+			if err := manager.Delete(ctx, lease); err != nil && !errdefs.IsNotFound(err) {
+				log.G(ctx).WithError(err).WithField("lease", lease.ID).Warn("delete lease of a pull that was killed")
+			}
+		}
+	}
+}
+
+// deleteUnusedLease deletes the lease that a client made for a pull that was killed. After a power cut the client is no
+// more. One that still lives loses nothing: the lease would have expired, and it keeps nothing.
+func deleteUnusedLease(ctx context.Context, manager leases.Manager, id string) error {
+	if id == "" {
+		return nil
+	}
+	found, err := manager.List(ctx, "id=="+strconv.Quote(id))
+	if err != nil || len(found) == 0 || found[0].Labels["containerd.io/gc.expire"] == "" {
+		return err
+	}
+	used, err := manager.ListResources(ctx, found[0])
+	if err != nil || len(used) > 0 {
+		return err
+	}
+	return manager.Delete(ctx, found[0])
+}
+
+// removeUnreadableIngests removes the ingests below dir whose file "ref" is not what they are named for. The content
+// store does not sync that file, so that after a power cut it is empty, or not there; and it aborts an ingest by what
+// the file says, so that it would keep this one, with everything that was downloaded, for ever.
+func removeUnreadableIngests(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		ref, err := os.ReadFile(filepath.Join(dir, e.Name(), "ref"))
+		if err == nil && digest.FromBytes(ref).Encoded() == e.Name() {
+			continue
+		}
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return errors.Join(errs...)
+}
+
+// removeUnknownContent removes blobs that no namespace knows. Their removal is recorded before it is done, and not
+// synced, so that a power cut brings them back; garbage collection only looks for them when it removes another.
+func removeUnknownContent(ctx context.Context, names []string, known content.Manager, p *plugin.Plugin) error {
+	instance, err := p.Instance()
+	if err != nil {
+		return err
+	}
+	store, ok := instance.(content.Manager)
+	if !ok {
+		return nil
+	}
+	seen := map[digest.Digest]bool{}
+	for _, name := range names {
+		if err := known.Walk(namespaces.WithNamespace(ctx, name), func(info content.Info) error {
+			seen[info.Digest] = true
+			return nil
+		}); err != nil {
+			return err // what is known is not complete
+		}
+	}
+	return store.Walk(ctx, func(info content.Info) error {
+		if seen[info.Digest] {
+			return nil
+		}
+		if err := store.Delete(ctx, info.Digest); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+		return nil
+	})
+}
+
+// removeOrphanedSnapshots has the overlay snapshotter remove directories that its database does not know. It makes the
+// directory of a snapshot, which its number names, before it commits that number: if containerd ends in between, the
+// next snapshot gets the number again, finds the directory there and fails.
+func removeOrphanedSnapshots(ic *plugin.InitContext) error {
+	p := ic.Plugins().Get(plugins.SnapshotPlugin, "overlayfs")
+	if p == nil {
+		return nil
+	}
+	instance, err := p.Instance()
+	if err != nil {
+		return nil // containerd says so itself
+	}
+	if c, ok := instance.(snapshots.Cleaner); ok {
+		return c.Cleanup(ic.Context)
+	}
+	return nil
+}

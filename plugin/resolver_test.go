@@ -1,0 +1,228 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package plugin
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/log"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+
+	"github.com/berth-edge/berth/plugin/api"
+	"github.com/berth-edge/berth/resolver/config"
+)
+
+// newResolver returns a resolver whose config_path is path, and a context whose log is the buffer.
+func newResolver(t *testing.T, path string) (*Resolver, context.Context, *bytes.Buffer) {
+	t.Helper()
+	logged := &bytes.Buffer{}
+	logger := logrus.New()
+	logger.Out = logged
+	ctx := log.WithLogger(t.Context(), logrus.NewEntry(logger))
+	r := NewResolver(config.Stanza{Name: "STANZA", Values: map[string]any{"config_path": []any{path}}})
+	r.Load(ctx)
+	return r, ctx, logged
+}
+
+func writeFile(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// waited makes the next pull look for a configuration again.
+func waited(r *Resolver) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.loadedAt = time.Now().Add(-2 * retry)
+}
+
+// gauge is the value of berth_configured.
+func gauge(t *testing.T, r *Resolver) float64 {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(r)
+	families, err := registry.Gather()
+	if err != nil || len(families) != 1 || families[0].GetName() != "berth_configured" {
+		t.Fatalf("got metrics %v, %v, want berth_configured", families, err)
+	}
+	return families[0].GetMetric()[0].GetGauge().GetValue()
+}
+
+const goodRules = "[[registries]]\ndomain = \"r.io/p\"\n[[rules]]\nfrom = \"quay.io\"\nto = [\"r.io/p/q\"]\n"
+
+// SEC-35: a configuration that cannot be used at start refuses every pull with the reason, until it is mended; no restart
+// is needed, and what holds is said in the log, in the metric and in the status.
+func TestBadConfigurationRefusesUntilItIsMended(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "berth.toml")
+	for _, tt := range []struct{ name, text, problem string }{
+		{"absent", "", file + ": no such file; pulls are refused until it appears"},
+		{"syntax", "[[rules]\n", file + ":1: TOML syntax: "},
+		{"mistake", "[[rules]]\nfrom = \"quay.io\"\n", file + ":1: rules[0].to: is empty"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_ = os.Remove(file)
+			if tt.text != "" {
+				writeFile(t, file, tt.text)
+			}
+			r, ctx, logged := newResolver(t, file)
+			routes, err := r.Routes(ctx)
+			if routes != nil || err == nil || !strings.HasPrefix(err.Error(), tt.problem) {
+				t.Fatalf("got %v, %v, want %s", routes, err, tt.problem)
+			}
+			s := r.status()
+			if s.State != api.ResolverStatus_REFUSING || len(s.Problems) != 1 || !strings.HasPrefix(s.Problems[0], tt.problem) {
+				t.Errorf("got status %v, want refusing", s)
+			}
+			if got := gauge(t, r); got != -1 {
+				t.Errorf("got berth_configured %v, want -1", got)
+			}
+			if !strings.Contains(logged.String(), "level=error") || !strings.Contains(logged.String(), "pulls are refused until it is mended") {
+				t.Errorf("got log %q, want an error", logged)
+			}
+			since := r.State().Since
+			waited(r)
+			if _, err := r.Routes(ctx); err == nil || !r.State().Since.Equal(since) || strings.Count(logged.String(), "\n") != 1 {
+				t.Errorf("asked again: got %v since %s, want the same since %s; log %q", err, r.State().Since, since, logged)
+			}
+
+			writeFile(t, file, goodRules)
+			waited(r)
+			routes, err = r.Routes(ctx)
+			if err != nil || routes.Route("quay.io/a:1").Rule != "quay.io" {
+				t.Fatalf("mended: got %v, %v, want routes", routes, err)
+			}
+			if !strings.Contains(logged.String(), "pulls go along the rules") {
+				t.Errorf("mended: got log %q, want a line that says so", logged)
+			}
+			wantConfigured(t, r, file)
+		})
+	}
+}
+
+func wantConfigured(t *testing.T, r *Resolver, file string) {
+	t.Helper()
+	s := r.status()
+	if s.State != api.ResolverStatus_CONFIGURED || s.Rules != 2 || !slices.Equal(s.Registries, []string{"r.io/p"}) || !slices.Equal(s.Files, []string{file}) ||
+		len(s.Problems) > 0 || len(s.Warnings) > 0 || len(s.Cri) > 0 || s.CriPastRules {
+		t.Errorf("got status %v, want one rule and the implied one, one registry, one file", s)
+	}
+	if age := time.Since(s.Since.AsTime()); age < 0 || age > time.Minute {
+		t.Errorf("got since %s, want now", s.Since.AsTime())
+	}
+	if got := gauge(t, r); got != 1 {
+		t.Errorf("got berth_configured %v, want 1", got)
+	}
+}
+
+// Without any file pulls are stock's, visibly; the first file that a glob matches is in force at the next pull.
+func TestUnconfiguredUntilAFileAppears(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "berth")
+	r, ctx, logged := newResolver(t, filepath.Join(dir, "*.toml"))
+	routes, err := r.Routes(ctx)
+	if err != nil || routes.Config().Configured() {
+		t.Fatalf("got %v, %v, want no rules", routes, err)
+	}
+	if s := r.status(); s.State != api.ResolverStatus_UNCONFIGURED || s.Rules != 0 || len(s.Files) > 0 || gauge(t, r) != 0 {
+		t.Errorf("got status %v and berth_configured %v, want none", s, gauge(t, r))
+	}
+	if !strings.Contains(logged.String(), "level=warning") || !strings.Contains(logged.String(), "has no rules") {
+		t.Errorf("got log %q, want a warning", logged)
+	}
+
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "berth.toml")
+	writeFile(t, file, "")
+	waited(r)
+	if routes, err := r.Routes(ctx); err != nil || routes.Config().Configured() || strings.Count(logged.String(), "\n") != 1 {
+		t.Errorf("an empty file: got %v, %v, log %q, want no change", routes, err, logged)
+	}
+	writeFile(t, file, goodRules)
+	if routes, _ := r.Routes(ctx); routes.Config().Configured() {
+		t.Error("got the file read again at once, want at most every 250 ms")
+	}
+	waited(r)
+	if routes, err := r.Routes(ctx); err != nil || !routes.Config().Configured() {
+		t.Fatalf("got %v, %v, want rules", routes, err)
+	}
+	wantConfigured(t, r, file)
+}
+
+// A broken file that appears refuses pulls: an operator has begun to configure.
+func TestUnconfiguredUntilABrokenFileAppears(t *testing.T) {
+	dir := t.TempDir()
+	r, ctx, _ := newResolver(t, filepath.Join(dir, "*.toml"))
+	writeFile(t, filepath.Join(dir, "berth.toml"), "[[rules]\n")
+	waited(r)
+	if routes, err := r.Routes(ctx); err == nil {
+		t.Errorf("got %v, want pulls refused", routes)
+	}
+}
+
+// What is in force is not read again by pulls, and stays in force whatever becomes of its file.
+func TestGoodConfigurationStays(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "berth.toml")
+	writeFile(t, file, goodRules)
+	r, ctx, _ := newResolver(t, file)
+	for _, text := range []string{"[[rules]\n", ""} {
+		writeFile(t, file, text)
+		waited(r)
+		if routes, err := r.Routes(ctx); err != nil || routes.Route("quay.io/a").Rule != "quay.io" {
+			t.Errorf("file %q: got %v, %v, want the rules of before", text, routes, err)
+		}
+	}
+}
+
+// Many pulls that find no configuration look for it once.
+func TestRoutesConcurrently(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "berth.toml")
+	r, ctx, logged := newResolver(t, file)
+	writeFile(t, file, goodRules)
+	waited(r)
+	var pulls sync.WaitGroup
+	for range 50 {
+		pulls.Go(func() {
+			if routes, err := r.Routes(ctx); err != nil || !routes.Config().Configured() {
+				t.Errorf("got %v, %v, want rules", routes, err)
+			}
+			r.State()
+			r.status()
+		})
+	}
+	pulls.Wait()
+	if got := strings.Count(logged.String(), "pulls go along the rules"); got != 1 {
+		t.Errorf("got %d lines that rules are in force, want 1:\n%s", got, logged)
+	}
+}
+
+// A drop-in that is not read, and a section with a misspelt name, are said at start.
+func TestWarnNotImported(t *testing.T) {
+	dir := t.TempDir()
+	main := filepath.Join(dir, "config.toml")
+	if err := os.Mkdir(filepath.Join(dir, "conf.d"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, main, "version = 3\n[plugins.\"io.containerd.resolver.v1.external_registry\"]\n")
+	writeFile(t, filepath.Join(dir, "conf.d", "berth.toml"), "required_plugins = [\""+ResolverURI+"\"]\n")
+	_, ctx, logged := newResolver(t, filepath.Join(dir, "*.none"))
+	logged.Reset()
+	WarnNotImported(ctx, main)
+	for _, want := range []string{"conf.d/berth.toml is not read", "add imports = [", "config.toml:2: plugins.", "is not a plugin; did you mean"} {
+		if !strings.Contains(logged.String(), want) {
+			t.Errorf("got log %q, want %q", logged, want)
+		}
+	}
+}
