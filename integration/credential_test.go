@@ -166,3 +166,61 @@ func TestPullSecrets(t *testing.T) {
 		})
 	}
 }
+
+// TestPodSecretsAreNotShared: a registry that is configured without a credential gets that of the pod, and a token that
+// one pod's secret bought is of no use to another.
+func TestPodSecretsAreNotShared(t *testing.T) {
+	daemon.RequireRoot(t)
+	for _, kind := range registries {
+		t.Run(kind.name, func(t *testing.T) {
+			r := registry.Start(t, kind.opts())
+			image.Small("linux/amd64", 144).Push(t, r, "internal/quay.io/a:1")
+			n := startNode(t, entry(t, r, "internal"), daemon.Options{CRI: true})
+			ref := r.Host() + "/internal/quay.io/a:1"
+			for i, tc := range []struct {
+				auth    *cri.AuthConfig
+				wantErr string
+			}{
+				{nil, "unauthorized"},
+				{&cri.AuthConfig{Username: "ann", Password: "s3cret"}, ""},
+				{nil, "unauthorized"},
+				{&cri.AuthConfig{Username: "ann", Password: "wrong"}, "unauthorized"},
+				{&cri.AuthConfig{Username: "ann", Password: "s3cret"}, ""},
+			} {
+				err := pullCRIAs(t, n.Daemon, ref, tc.auth)
+				if tc.wantErr != "" {
+					wantError(t, err, tc.wantErr)
+				} else if err != nil {
+					t.Errorf("pull %d: %v", i, err)
+				}
+				// A rewritten name goes there too, and never with what a pod brings.
+				wantError(t, pullCRIAs(t, n.Daemon, "quay.io/a:1", tc.auth), "unauthorized")
+			}
+		})
+	}
+}
+
+// TestLongestDomain has two registries on one host, of which each gets its own credential.
+func TestLongestDomain(t *testing.T) {
+	daemon.RequireRoot(t)
+	r := registry.Start(t, registry.Options{Users: map[string]string{"ann": "s3cret", "bob": "pa55"}})
+	for i, path := range []string{"p/a:1", "p/inner/b:1"} {
+		image.Small("linux/amd64", uint64(146+2*i)).Push(t, r, path)
+	}
+	n := startNode(t, entry(t, r, "p", login("ann", "s3cret"))+entry(t, r, "p/inner", login("bob", "pa55"))+
+		rule("a.test", r.Host()+"/p")+rule("b.test", r.Host()+"/p/inner"), daemon.Options{})
+	for ref, want := range map[string]string{"a.test/a:1": basicAnn, "b.test/b:1": "Ym9iOnBhNTU="} {
+		r.Log.Reset()
+		if err := pullCtr(t, n.Daemon, ref); err != nil {
+			t.Error(err)
+		}
+		for _, req := range r.Log.Requests() {
+			if req.Auth != "" && !strings.Contains(string(req.Raw), want) {
+				t.Errorf("%s: got request\n%s\nwant the credential %s", ref, req.Raw, want)
+			}
+		}
+		if len(r.Log.Containing(want)) == 0 {
+			t.Errorf("%s: got no request with the credential %s", ref, want)
+		}
+	}
+}

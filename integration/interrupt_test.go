@@ -176,7 +176,15 @@ func TestKill(t *testing.T) {
 // when it is tried again; none hangs.
 func TestRegistryRestarts(t *testing.T) {
 	daemon.RequireRoot(t)
-	r := registry.Start(t, registry.Options{Users: ann, Delay: 10 * time.Millisecond})
+	var blobs atomic.Int64
+	underWay := make(chan struct{})
+	r := registry.Start(t, registry.Options{Users: ann, Delay: 10 * time.Millisecond,
+		Middleware: registry.On("GET", "*/blobs/*", -1, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			if blobs.Add(1) == 5 {
+				close(underWay)
+			}
+			next.ServeHTTP(w, r)
+		})})
 	const pulls = 50
 	images := make([]*image.Image, pulls)
 	for i := range images {
@@ -205,7 +213,7 @@ func TestRegistryRestarts(t *testing.T) {
 			t.Errorf("%s: still %v", ref, err)
 		})
 	}
-	time.Sleep(60 * time.Millisecond)
+	<-underWay
 	r.Stop()
 	time.Sleep(300 * time.Millisecond)
 	if err := r.Resume(); err != nil {

@@ -134,6 +134,12 @@ func TestNoSecretIsShown(t *testing.T) {
 	if len(h) != 6 {
 		t.Errorf("got %d pulls that failed, want 6: %v", len(h), h)
 	}
+	if want := "no entry for Basic ***, ***"; !strings.Contains(h["error of echo"], want) {
+		t.Errorf("got error %q of a registry that sends secrets back, want %q in it", h["error of echo"], want)
+	}
+	for _, name := range []string{"basic", "token"} {
+		h["ctr with --http-dump of "+name] = n.Ctr(t, "images", "pull", "--http-dump", "--http-trace", name+".test/visible-canary:1")
+	}
 	h.collect(t, n, events())
 
 	needles := append(formsOf("u", canaryFile), formsOf("u", canaryEncoded)...)

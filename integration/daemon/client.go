@@ -23,7 +23,9 @@ import (
 	"github.com/containerd/plugin"
 	"github.com/opencontainers/image-spec/identity"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-edge/berth/integration/binaries"
@@ -36,7 +38,10 @@ func (d *Daemon) wait(ctx context.Context, limit time.Duration) error {
 	for {
 		if _, err := os.Stat(d.Address); err == nil {
 			if err := d.connect(ctx); err == nil {
-				return d.checkPlugins(ctx)
+				if err := d.checkPlugins(ctx); err != nil || !d.opts.CRI {
+					return err
+				}
+				return d.waitCRI(ctx)
 			}
 		}
 		select {
@@ -61,6 +66,22 @@ func (d *Daemon) connect(ctx context.Context) error {
 	}
 	d.client = c
 	return nil
+}
+
+// waitCRI waits until CRI has recovered what was there before: until then it answers "unavailable".
+func (d *Daemon) waitCRI(ctx context.Context) error {
+	runtime := cri.NewRuntimeServiceClient(d.client.Conn().(*grpc.ClientConn))
+	for {
+		_, err := runtime.Status(ctx, &cri.StatusRequest{})
+		if status.Code(err) != codes.Unavailable {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("CRI does not serve: %w", err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // checkPlugins returns the errors of the plugins that pulls need, and with Options.CRI of those of CRI.
