@@ -181,9 +181,10 @@ func (a attempt) cause() string {
 			text += ": " + body[:min(len(body), maxBodyInError)]
 		}
 	case a.outcome() == notFound:
-		text = "not found"
-		if detail := a.err.Error(); strings.Contains(detail, "platform") || strings.Contains(detail, "byte manifest") {
-			text = detail
+		// What is said of a reference that is simply not there is short; there are other ways not to be found.
+		text = strings.TrimPrefix(a.err.Error(), "failed to resolve image: ")
+		if text == a.target.Pull.String()+": not found" {
+			text = "not found"
 		}
 	case a.outcome() == unauthorized:
 		text = "unauthorized: " + a.err.Error()
