@@ -131,13 +131,16 @@ func (s *side) forget(tb testing.TB) {
 	}
 }
 
-// measure times f on each side in each round; after each it checks what the registry was asked and forgets the images.
+// measure times f on each side in each round, with a daemon that was just started: it has no connections and no tokens,
+// as on a node that pulls its images for the first time. It checks what the registry was asked, and forgets the images.
 func measure(tb testing.TB, r *registry.Registry, all [sides]*side, rounds, manifests int, f func(*side) error) (samples, [sides]registry.Counts, [sides][]registry.Request) {
 	var s samples
 	var counts [sides]registry.Counts
 	var requests [sides][]registry.Request
 	for round := -1; round < rounds; round++ { // the first warms up, and does not count
 		for _, i := range abba(round + 2) {
+			all[i].Restart(tb, nil)
+			all[i].images, _ = all[i].CRI(tb)
 			r.Log.Reset()
 			start := time.Now()
 			if err := f(all[i]); err != nil {

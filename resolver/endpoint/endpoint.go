@@ -106,6 +106,9 @@ func (e *Endpoint) roundTrip(req *http.Request, auth *Authorizer) (*http.Respons
 	}
 	guard.host = resp.Request.URL.Host
 	resp.Body = guard.body(resp.Body)
+	if strings.Contains(req.URL.Path, "/manifests/") {
+		resp.Body = bounded(resp.Body, "manifest", docker.MaxManifestSize) // containerd reads one without a digest to its end
+	}
 	redactResponse(resp, req, redact)
 	if err := waitRetryAfter(req.Context(), resp); err != nil {
 		resp.Body.Close()

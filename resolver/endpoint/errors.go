@@ -72,6 +72,9 @@ func explain(ctx context.Context, host string, stall time.Duration, err error) e
 	if ctx.Err() != nil || errors.As(err, &own) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return err
 	}
+	if isCutShort(err) {
+		return fmt.Errorf("%s: connection lost: %w", host, io.ErrUnexpectedEOF)
+	}
 	fail := func(cause Cause, format string, args ...any) error {
 		return &Error{Cause: cause, Text: fmt.Sprintf(format, args...), err: err}
 	}

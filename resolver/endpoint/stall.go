@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -62,14 +64,19 @@ func (b *guardedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// cutShort makes the reset of an HTTP/2 stream what the end of an HTTP/1 connection is. It is the one error at which
-// containerd asks for the rest.
+// cutShort makes what ends a connection, or a stream of HTTP/2, io.ErrUnexpectedEOF itself: containerd compares, and that is
+// the one error at which it asks again, and for the rest.
 func cutShort(err error) error {
-	var reset http2.StreamError
-	if errors.As(err, &reset) {
+	if isCutShort(err) {
 		return io.ErrUnexpectedEOF
 	}
 	return err
+}
+
+func isCutShort(err error) bool {
+	var stream http2.StreamError
+	return errors.As(err, &stream) || errors.Is(err, syscall.ECONNRESET) ||
+		strings.Contains(err.Error(), "http2: client connection lost") // pings were not answered; net/http does not export it
 }
 
 func (b *guardedBody) Close() error {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker/auth"
+	"github.com/containerd/errdefs"
 )
 
 const (
@@ -115,7 +116,7 @@ func (e *Endpoint) sendToken(req *http.Request, a *Authorizer) (*http.Response, 
 	if err != nil {
 		return nil, redactError(explain(req.Context(), req.URL.Host, tokenTimeout, err), redact)
 	}
-	resp.Body = &boundedBody{resp.Body, maxTokenBody}
+	resp.Body = bounded(resp.Body, "token response", maxTokenBody)
 	if resp.StatusCode >= http.StatusBadRequest {
 		redactResponse(resp, req, redact)
 	}
@@ -154,17 +155,22 @@ func (e *Endpoint) checkTokenRedirect(req *http.Request, via []*http.Request) er
 // boundedBody fails once more than left bytes were read.
 type boundedBody struct {
 	io.ReadCloser
+	what string
+	max  int64
 	left int64
 }
 
+func bounded(body io.ReadCloser, what string, max int64) io.ReadCloser {
+	return &boundedBody{body, what, max, max}
+}
+
 func (b *boundedBody) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		return 0, fmt.Errorf("token response is larger than %d bytes", maxTokenBody)
-	}
-	if int64(len(p)) > b.left {
-		p = p[:b.left]
+	if int64(len(p)) > b.left+1 {
+		p = p[:b.left+1]
 	}
 	n, err := b.ReadCloser.Read(p)
-	b.left -= int64(n)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, fmt.Errorf("%s is larger than %d bytes: %w", b.what, b.max, errdefs.ErrInvalidArgument)
+	}
 	return n, err
 }

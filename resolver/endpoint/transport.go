@@ -94,6 +94,7 @@ func pool(added []*x509.Certificate) *x509.CertPool {
 }
 
 func newTransport(config *tls.Config, opts Options) *http.Transport {
+	ping := opts.StallTimeout / 4
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(0)
 	return &http.Transport{
 		TLSClientConfig:     config,
@@ -103,6 +104,9 @@ func newTransport(config *tls.Config, opts Options) *http.Transport {
 		DisableCompression:  true, // containerd asks for what it wants itself
 		MaxIdleConnsPerHost: idlePerHost,
 		IdleConnTimeout:     idleTimeout,
+		// A connection that the network lost is found out before a pull stalls on it, and given up: under HTTP/2 it would
+		// be used again and again.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: ping, PingTimeout: ping},
 	}
 }
 

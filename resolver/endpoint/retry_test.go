@@ -1,0 +1,390 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-edge/berth/resolver/endpoint"
+	"github.com/berth-edge/berth/resolver/registrytest"
+)
+
+// overHTTP1 serves h without HTTP/2, for handlers that take a connection over.
+func overHTTP1(t testing.TB, a *registrytest.Authority, h http.Handler) *registrytest.Server {
+	t.Helper()
+	config := a.Server(t)
+	config.NextProtos = []string{"http/1.1"}
+	return registrytest.Serve(t, config, h)
+}
+
+func status(code int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+}
+
+func reset(w http.ResponseWriter, _ *http.Request) { registrytest.Reset(w) }
+
+// cutAt answers with the first n bytes of content that were asked for, and then ends the connection: with a reset, or as
+// HTTP/2 ends a stream.
+func cutAt(n int, content []byte) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var from int
+		if _, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-", &from); err == nil {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(content)-1, len(content)))
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(len(content)-from))
+		if from > 0 {
+			w.WriteHeader(http.StatusPartialContent)
+		}
+		_, _ = w.Write(content[from:min(from+n, len(content))])
+		w.(http.Flusher).Flush()
+		if r.ProtoMajor == 2 {
+			panic(http.ErrAbortHandler)
+		}
+		registrytest.Reset(w)
+	}
+}
+
+// R4, R5, R6, R11, R13, R15: what a registry gets wrong once is tried again, and the content is right.
+func TestTriedAgain(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("again", 1<<20)
+	authority := registrytest.NewAuthority(t)
+	whole := registrytest.Registry{Image: image}
+	layer := image.LayerPath()
+	for _, tt := range []struct {
+		name    string
+		handler http.Handler
+		http2   bool
+		want    int // requests for the layer
+	}{
+		{name: "R4 reset of a manifest", handler: first(2, "/manifests/", reset, whole), want: 1},
+		{name: "R4 reset of a blob", handler: first(2, layer, reset, whole), want: 3},
+		{name: "R5 cut at the first byte", handler: first(1, layer, cutAt(1, image.Layer), whole), want: 2},
+		{name: "R5 cut in the middle", handler: first(1, layer, cutAt(1<<19, image.Layer), whole), want: 2},
+		{name: "R5 cut at the last byte", handler: first(1, layer, cutAt(1<<20-1, image.Layer), whole), want: 2},
+		{name: "R5 cut again and again", handler: first(6, layer, cutAt(1<<17, image.Layer), whole), want: 7},
+		{name: "R5 cut in the middle, HTTP/2", handler: first(1, layer, cutAt(1<<19, image.Layer), whole), http2: true, want: 2},
+		{name: "R6 range ignored", handler: first(1, layer, cutAt(1<<19, image.Layer), only(layer, func(w http.ResponseWriter, r *http.Request) {
+			r.Header.Del("Range")
+			whole.ServeHTTP(w, r)
+		}, whole)), want: 2},
+		{name: "R13 500 of a manifest", handler: first(1, "/manifests/", status(500), whole), want: 1},
+		{name: "R13 500 of a blob", handler: first(1, layer, status(500), whole), want: 2},
+		{name: "R13 503 of a blob", handler: first(1, layer, status(503), whole), want: 2},
+		{name: "R15 no HEAD", handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodHead {
+				w.WriteHeader(http.StatusMethodNotAllowed)
+				return
+			}
+			whole.ServeHTTP(w, r)
+		}), want: 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			serve := overHTTP1
+			if tt.http2 {
+				serve = func(t testing.TB, a *registrytest.Authority, h http.Handler) *registrytest.Server {
+					return registrytest.Serve(t, a.Server(t), h)
+				}
+			}
+			server := serve(t, authority, tt.handler)
+			e := newEndpoint(t, server.Host, login(), trusting(authority))
+			if err := pull(t.Context(), e, "app", image); err != nil {
+				t.Fatal(err)
+			}
+			if got := len(server.Lines(layer)); got != tt.want {
+				t.Errorf("got %d requests for the layer, want %d", got, tt.want)
+			}
+			for i, r := range server.Requests() {
+				if resumed := strings.Contains(r.Line, layer) && i > 0 && strings.HasPrefix(tt.name, "R5") && r.Header.Get("Range") != ""; resumed {
+					return
+				}
+			}
+			if strings.HasPrefix(tt.name, "R5") {
+				t.Error("the download was not resumed where it ended")
+			}
+		})
+	}
+}
+
+// R4, R7, R8, R12, R13, R14, R16, R21, R22, R23, SEC-33: what stays wrong is an error, after few requests.
+func TestFails(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("fails", 64<<10)
+	authority := registrytest.NewAuthority(t)
+	whole := registrytest.Registry{Image: image}
+	layer := image.LayerPath()
+	layerDigest := digest.FromBytes(image.Layer).String()
+	bomb := func() []byte {
+		var b bytes.Buffer
+		w := gzip.NewWriter(&b)
+		chunk := make([]byte, 1<<20)
+		for range 64 {
+			_, _ = w.Write(chunk)
+		}
+		_ = w.Close()
+		return b.Bytes()
+	}()
+	endless := func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodHead {
+			return
+		}
+		for chunk := make([]byte, 64<<10); ; {
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+		}
+	}
+	other := bytes.Repeat([]byte("x"), len(image.Layer))
+	for _, tt := range []struct {
+		name    string
+		handler http.Handler
+		want    string
+		is      error
+		most    int // requests
+	}{
+		{name: "R4 reset for ever", handler: only("/manifests/", reset, whole), is: io.ErrUnexpectedEOF, most: 5},
+		{name: "R5 cut for ever", handler: only(layer, cutAt(0, image.Layer), whole), is: io.ErrUnexpectedEOF, most: 10},
+		{name: "R7 wrong range", handler: first(1, layer, cutAt(100, image.Layer), only(layer, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes 0-%d/%d", len(image.Layer)-1, len(image.Layer)))
+			w.WriteHeader(http.StatusPartialContent)
+			_, _ = w.Write(image.Layer)
+		}, whole)), is: errdefs.ErrFailedPrecondition, most: 6},
+		{name: "R8 longer than said", handler: only(layer, endless, whole), want: "read past expected size", most: 4},
+		{name: "R8 SEC-15 endless manifest without a digest", handler: only("/manifests/", endless, whole), want: "larger than", most: 2},
+		{name: "other bytes", handler: only(layer, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(other) }, whole), is: errWrongBytes, most: 4},
+		{name: "R13 500 for ever", handler: only(layer, status(500), whole), want: "500", most: 5},
+		{name: "R14 403 with a body on GET", handler: only("/manifests/", func(w http.ResponseWriter, _ *http.Request) {
+			registrytest.Fail(w, http.StatusForbidden, "DENIED", "key vault access denied")
+		}, whole), want: "key vault access denied", most: 2},
+		{name: "R16 404 of a manifest", handler: only("/manifests/", status(404), whole), is: errdefs.ErrNotFound, most: 1},
+		{name: "404 of a blob", handler: only(layer, status(404), whole), is: errdefs.ErrNotFound, most: 4},
+		{name: "R21 bomb", handler: only(layer, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip")
+			_, _ = w.Write(bomb)
+		}, whole), want: "read past expected size", most: 4},
+		{name: "R21 unknown encoding", handler: only(layer, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Encoding", "br")
+			_, _ = w.Write(image.Layer)
+		}, whole), want: "unsupported Content-Encoding", most: 4},
+		{name: "SEC-15 manifest of 5 MB", handler: only("/manifests/", func(w http.ResponseWriter, _ *http.Request) {
+			big := bytes.Repeat([]byte(" "), 5<<20)
+			w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+			w.Header().Set("Content-Length", fmt.Sprint(len(big)))
+			w.Header().Set("Docker-Content-Digest", digest.FromBytes(big).String())
+			_, _ = w.Write(big)
+		}, whole), want: "rejecting 5242880 byte manifest", most: 1},
+		{name: "SEC-33 R23 another digest in the header", handler: only("/manifests/", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", fmt.Sprint(len(image.Manifest)))
+			w.Header().Set("Docker-Content-Digest", layerDigest)
+			if r.Method == http.MethodGet {
+				_, _ = w.Write(image.Manifest)
+			}
+		}, whole), is: errdefs.ErrFailedPrecondition, most: 2},
+		{name: "SEC-33 no digest in the header", handler: only("/manifests/", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", fmt.Sprint(len(image.Manifest)))
+			w.Header().Set("Docker-Content-Digest", "sha256:../../etc/passwd")
+		}, whole), want: "not a valid digest", most: 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			server := overHTTP1(t, authority, tt.handler)
+			e := newEndpoint(t, server.Host, login(), trusting(authority))
+			err := pull(t.Context(), e, "app", image)
+			wantError(t, err, tt.want)
+			if tt.is != nil && !errors.Is(err, tt.is) {
+				t.Errorf("got %v, want %v", err, tt.is)
+			}
+			if got := len(server.Requests()); got > tt.most {
+				t.Errorf("got %d requests, want %d at most: %q", got, tt.most, server.Lines(""))
+			}
+		})
+	}
+}
+
+// R11, R12: a registry that asks for time gets it, and not for ever.
+func TestRetryAfter(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("later", 1<<10)
+	authority := registrytest.NewAuthority(t)
+	later := func(code int, after string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", after)
+			registrytest.Fail(w, code, "TOOMANYREQUESTS", "too many requests")
+		}
+	}
+	for _, tt := range []struct {
+		name    string
+		times   int64
+		code    int
+		after   string
+		least   time.Duration
+		most    int
+		failure string
+	}{
+		{name: "R11 429 twice", times: 2, code: 429, after: "2", least: 4 * time.Second, most: 3},
+		{name: "429 until a date that is past", times: 1, code: 429, after: "Mon, 02 Jan 2006 15:04:05 GMT", least: time.Second, most: 2},
+		{name: "429 of no length", times: 1, code: 429, after: "", least: time.Second, most: 2},
+		{name: "429 of no sense", times: 1, code: 429, after: "-1e9", least: time.Second, most: 2},
+		{name: "503 once", times: 1, code: 503, after: "1", least: time.Second, most: 2},
+		{name: "R12 429 for ever", times: 100, code: 429, after: "1", least: 4 * time.Second, most: 5, failure: "429"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			server := registrytest.Serve(t, authority.Server(t), first(tt.times, "/manifests/1", later(tt.code, tt.after), registrytest.Registry{Image: image}))
+			e := newEndpoint(t, server.Host, login(), trusting(authority))
+			start := time.Now()
+			err := pull(t.Context(), e, "app", image)
+			if took := time.Since(start); took < tt.least || took > tt.least+10*time.Second {
+				t.Errorf("took %s, want %s or a little more", took, tt.least)
+			}
+			if tt.failure == "" && err != nil {
+				t.Fatal(err)
+			}
+			if tt.failure != "" {
+				wantError(t, err, tt.failure)
+			}
+			if got := len(server.Lines("/manifests/1")); got > tt.most {
+				t.Errorf("got %d requests, want %d at most", got, tt.most)
+			}
+		})
+	}
+}
+
+// R10: a registry that accepts and then says nothing, at any time, is given up on, and its connection with it.
+func TestStalls(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("stalls", 1<<20)
+	authority := registrytest.NewAuthority(t)
+	for _, http1 := range []bool{true, false} {
+		for name, tt := range map[string]struct {
+			part string
+			sent int
+			down bool
+		}{
+			"before the headers":        {"/manifests/", -1, true},
+			"of a blob":                 {image.LayerPath(), -1, true},
+			"after the headers":         {image.LayerPath(), 0, false},
+			"in the middle of a blob":   {image.LayerPath(), 1 << 19, false},
+			"in the middle of an image": {"/manifests/sha256", -1, true},
+		} {
+			t.Run(fmt.Sprintf("%s, HTTP/1 %t", name, http1), func(t *testing.T) {
+				t.Parallel()
+				gone := make(chan struct{})
+				config := authority.Server(t)
+				if http1 {
+					config.NextProtos = []string{"http/1.1"}
+				}
+				server := registrytest.Serve(t, config, first(1, tt.part, func(w http.ResponseWriter, r *http.Request) {
+					if tt.sent >= 0 {
+						w.Header().Set("Content-Length", fmt.Sprint(len(image.Layer)))
+						_, _ = w.Write(image.Layer[:tt.sent])
+						w.(http.Flusher).Flush()
+					}
+					<-r.Context().Done() // the client went away
+					close(gone)
+				}, registrytest.Registry{Image: image}))
+				opts := trusting(authority)
+				opts.StallTimeout = 200 * time.Millisecond
+				e := newEndpoint(t, server.Host, login(), opts)
+				err := pull(t.Context(), e, "app", image)
+				wantError(t, err, server.Host+": stalled: no byte for 200ms")
+				var own *endpoint.Error
+				if !errors.As(err, &own) || own.Cause != endpoint.TimedOut {
+					t.Errorf("got %v, want cause %s", err, endpoint.TimedOut)
+				}
+				<-gone
+				if _, down := e.Down(); down != tt.down {
+					t.Errorf("got down %t, want %t", down, tt.down)
+				}
+				if got := len(server.Lines(tt.part)); got != 1 {
+					t.Errorf("got %d requests, want 1: a stall is not tried again by the same pull", got)
+				}
+			})
+		}
+	}
+}
+
+// A pull that is slow and not stalled goes on: only the time in which no byte comes counts.
+func TestSlowIsNotStalled(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("slow", 32)
+	authority := registrytest.NewAuthority(t)
+	server := registrytest.Serve(t, authority.Server(t), only(image.LayerPath(), func(w http.ResponseWriter, _ *http.Request) {
+		for _, b := range image.Layer {
+			time.Sleep(25 * time.Millisecond) // what is slow is the point
+			_, _ = w.Write([]byte{b})
+			w.(http.Flusher).Flush()
+		}
+	}, registrytest.Registry{Image: image}))
+	opts := trusting(authority)
+	opts.StallTimeout = 500 * time.Millisecond
+	if err := pull(t.Context(), newEndpoint(t, server.Host, login(), opts), "app", image); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// R1, R2: a registry that cannot be reached is so within the dial timeout, and is known to be for a while.
+func TestUnreachable(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("unreachable", 1<<10)
+	full := blackhole(t)
+	for _, tt := range []struct {
+		name, host, want string
+		cause            endpoint.Cause
+	}{
+		{"R1 refused", closedPort(t), "connection refused", endpoint.Refused},
+		{"R2 blackhole", full, "connection timed out", endpoint.TimedOut},
+		{"R3 no such host", "direct.invalid", "host not found", endpoint.NoSuchHost},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			e := newEndpoint(t, tt.host, login(), endpoint.Options{DialTimeout: 300 * time.Millisecond})
+			start := time.Now()
+			err := pull(t.Context(), e, "app", image)
+			wantError(t, err, tt.host+": "+tt.want)
+			var own *endpoint.Error
+			if !errors.As(err, &own) || own.Cause != tt.cause {
+				t.Errorf("got %v, want cause %s", err, tt.cause)
+			}
+			if took := time.Since(start); took > 3*time.Second {
+				t.Errorf("took %s, want little more than the dial timeout of 300ms: it is not tried again", took)
+			}
+			if ago, down := e.Down(); !down || ago > 3*time.Second {
+				t.Errorf("got down %t %s ago, want true and a moment", down, ago)
+			}
+		})
+	}
+}
+
+// A connection on which nothing comes any more is not used again and again, as it would be under HTTP/2.
+func TestDeadConnection(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("dead", 1<<10)
+	authority := registrytest.NewAuthority(t)
+	server := registrytest.Serve(t, authority.Server(t), registrytest.Registry{Image: image})
+	g := forward(t, server.Host)
+	opts := trusting(authority)
+	opts.StallTimeout = 2 * time.Second
+	e := newEndpoint(t, g.host, login(), opts)
+	if err := pull(t.Context(), e, "app", image); err != nil {
+		t.Fatal(err)
+	}
+	g.freeze()
+	if err := pull(t.Context(), e, "app", image); err != nil {
+		t.Errorf("got %v, want a new connection", err)
+	}
+}

@@ -1,0 +1,237 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint_test
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berth-edge/berth/resolver/endpoint"
+	"github.com/berth-edge/berth/resolver/registrytest"
+)
+
+// SEC-20 to SEC-24, SEC-26: which servers are believed, and what the error says of the others.
+func TestCertificates(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("certificates", 1<<10)
+	authority, other := registrytest.NewAuthority(t), registrytest.NewAuthority(t)
+	onePair, _, _ := authority.Issue(t, "localhost")
+	expired, _, _ := authority.IssueUntil(t, time.Now().Add(-time.Minute), "127.0.0.1", "localhost")
+	certificate := func(pair tls.Certificate, versions ...uint16) *tls.Config {
+		c := &tls.Config{Certificates: []tls.Certificate{pair}}
+		if len(versions) > 0 {
+			c.MinVersion, c.MaxVersion = versions[0], versions[0]
+		}
+		return c
+	}
+	pair, _, _ := authority.Issue(t, "127.0.0.1", "localhost")
+	for _, tt := range []struct {
+		name   string
+		server *tls.Config
+		host   string
+		opts   endpoint.Options
+		cause  endpoint.Cause // "" for a pull that works
+		want   string
+	}{
+		{name: "its authority", server: certificate(pair), opts: trusting(authority)},
+		{name: "its authority among others", server: certificate(pair), opts: endpoint.Options{Certificates: []string{other.PEM + authority.PEM}}},
+		{name: "SEC-20 unknown authority", server: certificate(pair), cause: endpoint.Untrusted, want: "add its CA to certificates"},
+		{name: "SEC-20 unknown authority by name", server: certificate(pair), host: "localhost", cause: endpoint.Untrusted, want: "add its CA to certificates"},
+		{name: "SEC-22 authority of another registry", server: certificate(pair), opts: trusting(other), cause: endpoint.Untrusted, want: "unknown authority"},
+		{name: "another name", server: certificate(onePair), opts: trusting(authority), cause: endpoint.BadCert, want: "certificate is for another name"},
+		{name: "expired", server: certificate(expired), opts: trusting(authority), cause: endpoint.BadCert, want: "certificate not valid at "},
+		{name: "SEC-23 TLS 1.0", server: certificate(pair, tls.VersionTLS10), opts: trusting(authority), cause: endpoint.NoTLS, want: "protocol version"},
+		{name: "SEC-23 TLS 1.1", server: certificate(pair, tls.VersionTLS11), opts: trusting(authority), cause: endpoint.NoTLS, want: "protocol version"},
+		{name: "TLS 1.2", server: certificate(pair, tls.VersionTLS12), opts: trusting(authority)},
+		{name: "insecure, by address", server: certificate(pair), opts: endpoint.Options{Insecure: true}},
+		{name: "insecure, by name", server: certificate(pair), host: "localhost", opts: endpoint.Options{Insecure: true}},
+		{name: "insecure, expired", server: certificate(expired), opts: endpoint.Options{Insecure: true}},
+		{name: "insecure, another name", server: certificate(onePair), opts: endpoint.Options{Insecure: true}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			server := registrytest.Serve(t, tt.server, registrytest.Basic(user, password, registrytest.Registry{Image: image}))
+			host := server.Host
+			if tt.host != "" {
+				_, port, _ := net.SplitHostPort(host)
+				host = tt.host + ":" + port
+			}
+			e := newEndpoint(t, host, login(), tt.opts)
+			err := pull(t.Context(), e, "app", image)
+			if tt.cause == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			wantError(t, err, host+": ", tt.want)
+			var own *endpoint.Error
+			if !errors.As(err, &own) || own.Cause != tt.cause {
+				t.Errorf("got %v, want cause %s", err, tt.cause)
+			}
+			if got := len(server.Requests()); got != 0 {
+				t.Errorf("got %d requests, want 0: none over plain HTTP either", got)
+			}
+			if got := server.Connections(); got != 1 {
+				t.Errorf("got %d connections, want 1", got)
+			}
+			noSecrets(t, "the server", server)
+			if _, down := e.Down(); down {
+				t.Error("a server that answered is taken for down")
+			}
+		})
+	}
+}
+
+// SEC-22, SEC-26, R18: insecure is for the registry's own host, and for nothing that it redirects to or sends for a token.
+func TestInsecureIsNotInherited(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("insecure", 1<<10)
+	authority := registrytest.NewAuthority(t)
+	for _, tt := range []struct{ name, registry, other string }{
+		{"from an address to a name", "127.0.0.1", "localhost"},
+		{"from a name to an address", "localhost", "127.0.0.1"},
+		{"from an address to another", "127.0.0.1", "[::1]"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cdn := registrytest.ServeOn(t, tt.other+":0", authority.Server(t), registrytest.Registry{Image: image})
+			_, port, _ := net.SplitHostPort(cdn.Host)
+			base := "https://" + tt.other + ":" + port
+			server := registrytest.Serve(t, authority.Server(t), registrytest.Redirect("/blobs/", base, "", registrytest.Registry{Image: image}))
+			_, port, _ = net.SplitHostPort(server.Host)
+			err := pull(t.Context(), newEndpoint(t, tt.registry+":"+port, login(), endpoint.Options{Insecure: true}), "app", image)
+			var own *endpoint.Error
+			if !errors.As(err, &own) || own.Cause != endpoint.Untrusted {
+				t.Errorf("got %v, want cause %s", err, endpoint.Untrusted)
+			}
+			if got := len(cdn.Requests()); got != 0 {
+				t.Errorf("got %d requests at the other host, want 0", got)
+			}
+		})
+	}
+	t.Run("to another port of the same host", func(t *testing.T) {
+		cdn := registrytest.Serve(t, authority.Server(t), registrytest.Registry{Image: image})
+		server := registrytest.Serve(t, authority.Server(t), registrytest.Redirect("/blobs/", cdn.URL, "", registrytest.Registry{Image: image}))
+		if err := pull(t.Context(), newEndpoint(t, server.Host, login(), endpoint.Options{Insecure: true}), "app", image); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("to a token realm that is not listed", func(t *testing.T) {
+		tokens := registrytest.NewTokens(user, password)
+		realm := registrytest.Serve(t, authority.Server(t), tokens)
+		_, port, _ := net.SplitHostPort(realm.Host)
+		tokens.Realm = "https://localhost:" + port + "/token"
+		server := registrytest.Serve(t, authority.Server(t), tokens.Protect(registrytest.Registry{Image: image}))
+		if err := pull(t.Context(), newEndpoint(t, server.Host, login(), endpoint.Options{Insecure: true}), "app", image); err == nil {
+			t.Error("got no error, want one")
+		}
+		noSecrets(t, "the realm", realm)
+		listed := endpoint.Options{Insecure: true, TokenRealms: []string{"localhost"}}
+		if err := pull(t.Context(), newEndpoint(t, server.Host, login(), listed), "app", image); err != nil {
+			t.Errorf("a realm that is listed: %v", err)
+		}
+	})
+}
+
+// SEC-21: a port that does not speak TLS gets nothing secret, and with insecure it is spoken to in plain HTTP, which is
+// remembered.
+func TestPlainHTTP(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("plain", 1<<10)
+	t.Run("without insecure", func(t *testing.T) {
+		server := registrytest.Serve(t, nil, registrytest.Basic(user, password, registrytest.Registry{Image: image}))
+		e := newEndpoint(t, server.Host, login(), endpoint.Options{PlainHTTP: true})
+		err := pull(t.Context(), e, "app", image)
+		wantError(t, err, server.Host+": server gave HTTP response to HTTPS client; set insecure = true")
+		noSecrets(t, "the plain server", server)
+		if got := server.Received("GET ", "HEAD "); len(got) != 0 {
+			t.Errorf("the plain server received %q, want no request", got)
+		}
+	})
+	t.Run("insecure", func(t *testing.T) {
+		server := registrytest.Serve(t, nil, registrytest.Basic(user, password, registrytest.Registry{Image: image}))
+		e := newEndpoint(t, server.Host, login(), endpoint.Options{Insecure: true})
+		for range 3 {
+			if err := pull(t.Context(), e, "app", image); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := server.Connections(); got > 2 {
+			t.Errorf("got %d connections, want 2: TLS is tried once", got)
+		}
+	})
+	t.Run("insecure, after TLS worked", func(t *testing.T) {
+		authority := registrytest.NewAuthority(t)
+		secure := registrytest.Serve(t, authority.Server(t), registrytest.Basic(user, password, registrytest.Registry{Image: image}))
+		plain := registrytest.Serve(t, nil, registrytest.Basic(user, password, registrytest.Registry{Image: image}))
+		gate := forward(t, secure.Host)
+		e := newEndpoint(t, gate.host, login(), endpoint.Options{Insecure: true})
+		if err := pull(t.Context(), e, "app", image); err != nil {
+			t.Fatal(err)
+		}
+		e.CloseIdle()
+		gate.to(plain.Host)
+		err := pull(t.Context(), e, "app", image)
+		wantError(t, err, "server gave HTTP response to HTTPS client")
+		noSecrets(t, "the plain server", plain)
+	})
+}
+
+// SEC-24: a client certificate is shown to the registry, and to no host that it redirects to.
+func TestClientCertificate(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("mutual", 1<<10)
+	authority := registrytest.NewAuthority(t)
+	_, cert, key := authority.Issue(t, "node")
+	var shown []string
+	ask := func(must tls.ClientAuthType) *tls.Config {
+		c := authority.Server(t)
+		c.ClientAuth, c.ClientCAs = must, authority.Pool()
+		return c
+	}
+	cdn := registrytest.Serve(t, ask(tls.RequestClientCert), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, c := range r.TLS.PeerCertificates {
+			shown = append(shown, c.Subject.CommonName)
+		}
+		registrytest.Registry{Image: image}.ServeHTTP(w, r)
+	}))
+	server := registrytest.Serve(t, ask(tls.RequireAndVerifyClientCert), registrytest.Redirect("/blobs/", cdn.URL, "", registrytest.Registry{Image: image}))
+
+	err := pull(t.Context(), newEndpoint(t, server.Host, login(), trusting(authority)), "app", image)
+	wantError(t, err, server.Host+": ", "certificate required")
+	opts := trusting(authority)
+	opts.ClientCertificate, opts.ClientKey = cert, key
+	if err := pull(t.Context(), newEndpoint(t, server.Host, login(), opts), "app", image); err != nil {
+		t.Fatal(err)
+	}
+	if len(shown) != 0 {
+		t.Errorf("the other host was shown the certificate of %q", shown)
+	}
+}
+
+// R21, issue: HTTP/2 where the registry speaks it; IPv6.
+func TestHTTP2AndIPv6(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("h2", 1<<20)
+	authority := registrytest.NewAuthority(t)
+	server := registrytest.ServeOn(t, "[::1]:0", authority.Server(t), registrytest.Basic(user, password, registrytest.Registry{Image: image}))
+	if !strings.HasPrefix(server.Host, "[::1]:") {
+		t.Fatalf("got host %s", server.Host)
+	}
+	if err := pull(t.Context(), newEndpoint(t, server.Host, login(), trusting(authority)), "app", image); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range server.Requests() {
+		if r.Proto != "HTTP/2.0" {
+			t.Errorf("%s: got %s, want HTTP/2.0", r.Line, r.Proto)
+		}
+	}
+	if got := server.Connections(); got != 1 {
+		t.Errorf("got %d connections, want 1", got)
+	}
+}

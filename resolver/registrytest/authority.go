@@ -1,0 +1,118 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package registrytest
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"testing"
+	"time"
+)
+
+// Authority is a certificate authority that only one test trusts.
+type Authority struct {
+	// PEM is its own certificate.
+	PEM string
+
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// NewAuthority makes one.
+func NewAuthority(t testing.TB) *Authority {
+	t.Helper()
+	key := newKey(t)
+	template := &x509.Certificate{
+		SerialNumber:          big.NewInt(1),
+		Subject:               pkix.Name{CommonName: "authority of " + t.Name()},
+		NotBefore:             time.Now().Add(-time.Hour),
+		NotAfter:              time.Now().Add(time.Hour),
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		KeyUsage:              x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Authority{PEM: encode("CERTIFICATE", der), cert: cert, key: key}
+}
+
+// Issue returns a certificate for names and addresses, for a server or a client, and it and its key as PEM.
+func (a *Authority) Issue(t testing.TB, names ...string) (pair tls.Certificate, certPEM, keyPEM string) {
+	t.Helper()
+	return a.IssueUntil(t, time.Now().Add(time.Hour), names...)
+}
+
+// IssueUntil is Issue with a time at which the certificate ends.
+func (a *Authority) IssueUntil(t testing.TB, end time.Time, names ...string) (pair tls.Certificate, certPEM, keyPEM string) {
+	t.Helper()
+	key := newKey(t)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()),
+		Subject:      pkix.Name{CommonName: names[0]},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     end,
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	for _, name := range names {
+		if ip := net.ParseIP(name); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else {
+			template.DNSNames = append(template.DNSNames, name)
+		}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certPEM, keyPEM = encode("CERTIFICATE", der), encode("PRIVATE KEY", keyDER)
+	if pair, err = tls.X509KeyPair([]byte(certPEM), []byte(keyPEM)); err != nil {
+		t.Fatal(err)
+	}
+	return pair, certPEM, keyPEM
+}
+
+// Server returns the configuration of a TLS server on 127.0.0.1, ::1 and localhost.
+func (a *Authority) Server(t testing.TB) *tls.Config {
+	t.Helper()
+	pair, _, _ := a.Issue(t, "127.0.0.1", "::1", "localhost")
+	return &tls.Config{Certificates: []tls.Certificate{pair}}
+}
+
+// Pool holds the authority alone.
+func (a *Authority) Pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	return pool
+}
+
+func newKey(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func encode(kind string, der []byte) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+}
