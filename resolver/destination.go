@@ -39,7 +39,7 @@ func (d *destination) Store(ctx context.Context, desc ocispec.Descriptor, store 
 
 // ImageFilter implements [transfer.ImageFilterer].
 func (d *destination) ImageFilter(h images.HandlerFunc, cs content.Store) images.HandlerFunc {
-	if d.discard {
+	if d.discard && len(d.UnpackPlatforms()) > 0 {
 		cs = layerlessStore{cs}
 	}
 	if f, ok := d.ImageStorer.(transfer.ImageFilterer); ok {

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/containerd/v2/core/transfer/registry"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
@@ -41,7 +42,7 @@ type Transferrer struct {
 	Content content.Store
 	// Downloads limits downloads in the place of Inner's limit.
 	Downloads *Downloads
-	// DiscardLayers lets garbage collection take a compressed layer that is unpacked.
+	// DiscardLayers lets garbage collection take a compressed layer of CRI's that is unpacked.
 	DiscardLayers func() bool
 }
 
@@ -184,7 +185,7 @@ func (p *pull) untouched(ctx context.Context, ref string) error {
 	src := p.newSource(p.client, ref, ref)
 	src.keepURLs = true
 	start := time.Now()
-	err := p.t.Inner.Transfer(ctx, src, newDestination(p.storer, nil, p.t.discards()), p.opts...)
+	err := p.t.Inner.Transfer(ctx, src, newDestination(p.storer, nil, p.t.discards(ctx)), p.opts...)
 	p.pulled = src.resolved
 	record(ctx, provenance{ref: ref, kind: KindSource, pulledAs: ref, source: src, took: time.Since(start)}, err)
 	return err
@@ -215,7 +216,11 @@ func (p *pull) try(ctx context.Context, route Route, target Target) attempt {
 	if err != nil {
 		return attempt{target: target, err: err}
 	}
-	src := p.newSource(origin, route.Ref, target.Pull.String())
+	asked := target.Pull.String()
+	if origin == p.client {
+		asked = route.Ref // what the client resolves, it fetches by the same name: hosts.toml go by it
+	}
+	src := p.newSource(origin, route.Ref, asked)
 	labels := map[string]string{
 		LabelPulledAs: target.Pull.String(),
 		LabelRule:     route.Rule,
@@ -223,7 +228,7 @@ func (p *pull) try(ctx context.Context, route Route, target Target) attempt {
 		LabelPulledAt: time.Now().UTC().Format(time.RFC3339),
 	}
 	start := time.Now()
-	err = p.t.Inner.Transfer(ctx, src, newDestination(p.storer, labels, p.t.discards()), p.opts...)
+	err = p.t.Inner.Transfer(ctx, src, newDestination(p.storer, labels, p.t.discards(ctx)), p.opts...)
 	if err != nil {
 		p.reset(ctx, src)
 	} else {
@@ -236,7 +241,14 @@ func (p *pull) try(ctx context.Context, route Route, target Target) attempt {
 	return attempt{target: target, source: src, err: err}
 }
 
-func (t *Transferrer) discards() bool { return t.DiscardLayers != nil && t.DiscardLayers() }
+// criNamespace is where CRI keeps its images.
+const criNamespace = "k8s.io"
+
+// discards reports whether layers that a pull unpacks are discarded: CRI's setting is about CRI's images.
+func (t *Transferrer) discards(ctx context.Context) bool {
+	namespace, _ := namespaces.Namespace(ctx)
+	return namespace == criNamespace && t.DiscardLayers != nil && t.DiscardLayers()
+}
 
 func (p *pull) newSource(o origin, name, ref string) *source {
 	return &source{origin: o, name: name, ref: ref, limit: p.t.Downloads}
