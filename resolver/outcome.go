@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"regexp"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -198,12 +197,7 @@ func (a attempt) cause() string {
 			text = o.redact(text)
 		}
 	}
-	return redactQueries(text)
+	return endpoint.RedactQueries(text)
 }
 
 const maxBodyInError = 512
-
-// queries are those of URLs: a signed address is a credential.
-var queries = regexp.MustCompile(`(https?://[^\s"'?]+)\?[^\s"']+`)
-
-func redactQueries(text string) string { return queries.ReplaceAllString(text, "$1?***") }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker/auth"
@@ -48,8 +49,14 @@ func (a *Authorizer) redactor(req *http.Request) func(string) string {
 	if user != "" && user != credential.IdentityToken {
 		carried = append(carried, user)
 	}
-	return func(text string) string { return replace(a.Redact(text), carried) }
+	return func(text string) string { return RedactQueries(replace(a.Redact(text), carried)) }
 }
+
+// queries are those of URLs: a signed address is a credential.
+var queries = regexp.MustCompile(`(https?://[^\s"'?]+)\?[^\s"']+`)
+
+// RedactQueries replaces the query of every URL in text.
+func RedactQueries(text string) string { return queries.ReplaceAllString(text, "$1?***") }
 
 func replace(text string, secrets []string) string {
 	for _, secret := range secrets {

@@ -23,6 +23,7 @@ type Server struct {
 	// Host is its host:port, URL its scheme://host:port.
 	Host, URL string
 
+	web   *httptest.Server
 	conns atomic.Int64
 	raw   sync.Mutex
 	bytes bytes.Buffer // as they came over the wire
@@ -69,12 +70,15 @@ func ServeOn(t testing.TB, address string, config *tls.Config, h http.Handler) *
 		web.EnableHTTP2 = true
 		web.StartTLS()
 	}
-	s.URL = web.URL
-	t.Cleanup(func() {
-		web.CloseClientConnections() // or a handler that hangs would hold up the end
-		web.Close()
-	})
+	s.URL, s.web = web.URL, web
+	t.Cleanup(s.Close)
 	return s
+}
+
+// Close ends the server before the test does.
+func (s *Server) Close() {
+	s.web.CloseClientConnections() // or a handler that hangs would hold up the end
+	s.web.Close()
 }
 
 func (s *Server) record(next http.Handler) http.Handler {
