@@ -21,7 +21,7 @@ import (
 	"github.com/berth-edge/berth/resolver/credential"
 )
 
-// clientTimeout bounds the wait for a client's credential: a client whose callback fails never answers.
+// clientTimeout bounds the wait for a client's credential.
 const clientTimeout = 30 * time.Second
 
 // client is what a pull's client handed over with its reference. containerd's OCIRegistry keeps that to itself; its
@@ -111,7 +111,7 @@ type streamMaker map[string]*pipe
 
 // Create implements [streaming.StreamCreator].
 func (m streamMaker) Create(_ context.Context, id string) (streaming.Stream, error) {
-	p := &pipe{requests: make(chan typeurl.Any), answers: make(chan typeurl.Any), closed: make(chan struct{})}
+	p := &pipe{requests: make(chan typeurl.Any), answers: make(chan typeurl.Any), failed: make(chan struct{}, 1), closed: make(chan struct{})}
 	m[id] = p
 	return p, nil
 }
@@ -126,15 +126,26 @@ func (m streamMaker) close() {
 // pipe is the client's end of a stream; ask is the other.
 type pipe struct {
 	requests, answers chan typeurl.Any
+	failed            chan struct{} // a request will not be answered
+	asked             bool          // a request waits for its answer; of the client's one goroutine
 	closed            chan struct{}
 	once              sync.Once
 }
 
-var errClosed = errors.New("stream closed")
+var (
+	errClosed   = errors.New("stream closed")
+	errNoAnswer = errors.New("the client could not answer")
+)
 
+// Recv implements [streaming.Stream]. OCIRegistry only logs an error of the client's callback, and waits for the next
+// request: that it does so without having answered is how the error shows.
 func (p *pipe) Recv() (typeurl.Any, error) {
+	if p.asked {
+		p.failed <- struct{}{}
+	}
 	select {
 	case r := <-p.requests:
+		p.asked = true
 		return r, nil
 	case <-p.closed:
 		return nil, io.EOF
@@ -142,6 +153,7 @@ func (p *pipe) Recv() (typeurl.Any, error) {
 }
 
 func (p *pipe) Send(a typeurl.Any) error {
+	p.asked = false
 	select {
 	case p.answers <- a:
 		return nil
@@ -164,6 +176,8 @@ func (p *pipe) ask(ctx context.Context, request typeurl.Any) (typeurl.Any, error
 	select {
 	case answer := <-p.answers:
 		return answer, nil
+	case <-p.failed:
+		return nil, errNoAnswer
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
