@@ -6,6 +6,8 @@ package endpoint
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -140,6 +142,10 @@ func (e *Endpoint) send(req *http.Request) (*http.Response, error) {
 		return resp, err
 	}
 	resp, err := e.sendOwn(req)
+	if err != nil && e.routes().wanted.Load() && (isCutShort(err) || errors.Is(err, io.EOF) || isTLS(err)) {
+		// A server says so after the handshake, while the first request is written, and may not be heard any more.
+		return nil, &Error{Cause: NoTLS, Text: fmt.Sprintf("%s: certificate required: the registry asked for a client's and closed the connection; set client_certificate and client_key: %v", e.host, err), err: err}
+	}
 	if err != nil {
 		err = explain(req.Context(), e.host, e.opts.StallTimeout, err)
 		var own *Error
@@ -149,6 +155,7 @@ func (e *Endpoint) send(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	e.downUTC.Store(0)
+	e.routes().wanted.Store(false)
 	return resp, nil
 }
 

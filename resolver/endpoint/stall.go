@@ -75,8 +75,10 @@ func cutShort(err error) error {
 
 func isCutShort(err error) bool {
 	var stream http2.StreamError
-	return errors.As(err, &stream) || errors.Is(err, syscall.ECONNRESET) ||
-		strings.Contains(err.Error(), "http2: client connection lost") // pings were not answered; net/http does not export it
+	return errors.As(err, &stream) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		// net/http does not export these: pings were not answered, or the server closed a new connection at once
+		strings.Contains(err.Error(), "http2: client connection lost") ||
+		strings.Contains(err.Error(), "http2: client conn could not be established")
 }
 
 func (b *guardedBody) Close() error {

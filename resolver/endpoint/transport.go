@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -30,6 +31,8 @@ type transports struct {
 	other *http.Transport // where else redirects lead: insecure does not reach there
 	realm *http.Transport // token realms that the registry names: not to this machine
 	proxy func(*http.Request) (*url.URL, error)
+	// wanted is set when the registry asked for a client certificate, there is none, and nothing was answered since.
+	wanted *atomic.Bool
 }
 
 // newTransports checks what opts names, and returns what makes the transports when they are first used: the system's
@@ -61,7 +64,7 @@ func newTransports(host string, opts Options) (func() transports, error) {
 	}
 	return sync.OnceValue(func() transports {
 		config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool(added)}
-		t := transports{proxy: proxy}
+		t := transports{proxy: proxy, wanted: new(atomic.Bool)}
 		t.other = newTransport(config.Clone(), opts)
 		t.other.Proxy = proxy
 		t.realm = newTransport(config.Clone(), opts)
@@ -71,7 +74,12 @@ func newTransports(host string, opts Options) (func() transports, error) {
 		}
 		t.near = newTransport(config.Clone(), opts)
 		t.near.Proxy = proxy
-		config.Certificates = shown
+		if config.Certificates = shown; len(shown) == 0 {
+			config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+				t.wanted.Store(true)
+				return &tls.Certificate{}, nil
+			}
+		}
 		t.own = newTransport(config, opts)
 		t.own.Proxy = proxy
 		return t
