@@ -18,6 +18,7 @@ import (
 	"github.com/berth-edge/berth/plugin/dropin"
 	"github.com/berth-edge/berth/resolver"
 	"github.com/berth-edge/berth/resolver/config"
+	"github.com/berth-edge/berth/resolver/strict"
 )
 
 // ResolverPlugin is the type of the plugin that decides where images are pulled from.
@@ -38,7 +39,7 @@ func init() {
 		Config: &map[string]any{"config_path": config.DefaultPath},
 		InitFn: func(ic *plugin.InitContext) (any, error) {
 			values := *ic.Config.(*map[string]any)
-			r := NewResolver(config.Stanza{Name: `plugins."` + ResolverURI + `"`, Values: values})
+			r := NewResolver(strict.Stanza{Name: `plugins."` + ResolverURI + `"`, Values: values})
 			prometheus.MustRegister(append(resolver.Collectors(), r)...)
 			r.Load(ic.Context)
 			return r, nil
@@ -63,7 +64,7 @@ func WarnNotImported(ctx context.Context, mainConfig string) {
 // Resolver holds the configuration in force. Its content never keeps containerd from starting: a mistake is held, and
 // every pull is refused with it until it is mended.
 type Resolver struct {
-	stanza    config.Stanza
+	stanza    strict.Stanza
 	Downloads resolver.Downloads
 	Discard   atomic.Bool // layers that are unpacked may be collected
 
@@ -88,7 +89,7 @@ type State struct {
 func (s State) Configured() bool { return s.Err != nil || s.Loaded.Configured() }
 
 // NewResolver returns a resolver without a state; [Resolver.Load] gives it one.
-func NewResolver(stanza config.Stanza) *Resolver { return &Resolver{stanza: stanza} }
+func NewResolver(stanza strict.Stanza) *Resolver { return &Resolver{stanza: stanza} }
 
 // retry is how often a configuration that is absent or wrong is read again.
 const retry = 250 * time.Millisecond
@@ -115,7 +116,7 @@ func (r *Resolver) load(ctx context.Context) State {
 	return r.state
 }
 
-func load(stanza config.Stanza) State {
+func load(stanza strict.Stanza) State {
 	s := State{Since: time.Now()}
 	s.Loaded, s.Err = config.Load(stanza)
 	if s.Err == nil {

@@ -19,7 +19,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/berth-edge/berth/plugin/api"
-	"github.com/berth-edge/berth/resolver/config"
+	"github.com/berth-edge/berth/resolver/strict"
 )
 
 // newResolver returns a resolver whose config_path is path, and a context whose log is the buffer.
@@ -29,7 +29,7 @@ func newResolver(t *testing.T, path string) (*Resolver, context.Context, *bytes.
 	logger := logrus.New()
 	logger.Out = logged
 	ctx := log.WithLogger(t.Context(), logrus.NewEntry(logger))
-	r := NewResolver(config.Stanza{Name: "STANZA", Values: map[string]any{"config_path": []any{path}}})
+	r := NewResolver(strict.Stanza{Name: "STANZA", Values: map[string]any{"config_path": []any{path}}})
 	r.Load(ctx)
 	return r, ctx, logged
 }

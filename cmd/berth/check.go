@@ -14,7 +14,7 @@ import (
 	"github.com/berth-edge/berth/plugin/dropin"
 	"github.com/berth-edge/berth/plugin/localpull"
 	"github.com/berth-edge/berth/resolver"
-	"github.com/berth-edge/berth/resolver/config"
+	"github.com/berth-edge/berth/resolver/strict"
 )
 
 func checkCommand() *cli.Command {
@@ -34,13 +34,13 @@ func check(ctx context.Context, cmd *cli.Command) error {
 	}
 	path := cmd.String("config")
 	loaded, main, err := loadConfig(ctx, path)
-	var problems config.Problems
+	var problems strict.Problems
 	if err != nil && !errors.As(err, &problems) {
 		return err
 	}
 	if err == nil {
 		if _, err := resolver.NewRoutes(loaded.Config); err != nil {
-			problems = append(problems, config.Problem{File: path, Text: err.Error()})
+			problems = append(problems, strict.Problem{File: path, Text: err.Error()})
 		}
 	}
 	warnings := loaded.Warnings
@@ -68,18 +68,18 @@ func check(ctx context.Context, cmd *cli.Command) error {
 }
 
 // check reports what of containerd's own configuration takes pulls past the rules, or voids what Berth promises.
-func (c *mainConfig) check(path string, configured bool) (problems config.Problems, warnings []string) {
+func (c *mainConfig) check(path string, configured bool) (problems strict.Problems, warnings []string) {
 	if section, ok := c.Plugins[localpull.Section]; ok { // containerd prints none for a plugin that is disabled
 		settings, err := localpull.Read(section)
 		if err != nil {
-			problems = append(problems, config.Problem{File: path, Text: err.Error()})
+			problems = append(problems, strict.Problem{File: path, Text: err.Error()})
 		}
 		lazy := func(snapshotter string) bool {
 			return c.ProxyPlugins[snapshotter].Exports["enable_remote_snapshot_annotations"] == "true"
 		}
 		for _, f := range settings.Check(lazy) {
 			if f.Refused && configured {
-				problems = append(problems, config.Problem{File: path, Text: f.String()})
+				problems = append(problems, strict.Problem{File: path, Text: f.String()})
 			} else {
 				warnings = append(warnings, f.String())
 			}
@@ -89,7 +89,7 @@ func (c *mainConfig) check(path string, configured bool) (problems config.Proble
 		warnings = append(warnings, `plugins."io.containerd.metadata.v1.bolt".no_sync: a power cut may lose images that were pulled; remove it`)
 	}
 	for _, u := range dropin.Misplaced(path, plugin.ResolverURI, plugin.StanzaKeys...) {
-		problems = append(problems, config.Problem{File: u.File, Line: u.Line, Key: u.Key, Text: u.Text})
+		problems = append(problems, strict.Problem{File: u.File, Line: u.Line, Key: u.Key, Text: u.Text})
 	}
 	for _, file := range dropin.NotImported(path, plugin.ResolverURI) {
 		warnings = append(warnings, fmt.Sprintf("%s names Berth and is not imported by %s; add imports = [%q]", file, path, dropin.Pattern(path)))

@@ -19,6 +19,7 @@ import (
 	"github.com/berth-edge/berth/plugin"
 	"github.com/berth-edge/berth/plugin/dropin"
 	"github.com/berth-edge/berth/resolver/config"
+	"github.com/berth-edge/berth/resolver/strict"
 )
 
 const defaultConfig = "/etc/containerd/config.toml"
@@ -70,16 +71,16 @@ func isOurs(path string, text []byte) bool {
 }
 
 // checkImports finds what would keep containerd from reading a file that path imports, in words of ours: its own do not
-// name the file. An error is [config.Problems].
+// name the file. An error is [strict.Problems].
 func checkImports(path string) error {
-	var problems config.Problems
+	var problems strict.Problems
 	for _, file := range dropin.Imported(path) {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			problems = append(problems, config.Problem{File: path, Key: "imports", Text: err.Error()})
+			problems = append(problems, strict.Problem{File: path, Key: "imports", Text: err.Error()})
 			continue
 		}
-		problems = append(problems, config.Syntax(file, text)...)
+		problems = append(problems, strict.Syntax(file, text)...)
 	}
 	return problems.Err()
 }
@@ -129,15 +130,15 @@ func containerdBinary() (string, error) {
 
 // stanza returns our table, with the files and lines that its keys stand in. A later file replaces whole keys of an
 // earlier one.
-func (c *mainConfig) stanza(path string) config.Stanza {
-	s := config.Stanza{Name: path, Lines: map[string]int{}, Files: map[string]string{}}
+func (c *mainConfig) stanza(path string) strict.Stanza {
+	s := strict.Stanza{Name: path, Lines: map[string]int{}, Files: map[string]string{}}
 	s.Values, _ = c.Plugins[plugin.ResolverURI].(map[string]any)
 	for _, file := range append([]string{path}, dropin.Imported(path)...) {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			continue
 		}
-		lines := config.Lines(text)
+		lines := strict.Lines(text)
 		for key, line := range lines {
 			key, ok := strings.CutPrefix(key, "plugins."+plugin.ResolverURI+".")
 			if !ok {

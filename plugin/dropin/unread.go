@@ -12,7 +12,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
-	"github.com/berth-edge/berth/resolver/config"
+	"github.com/berth-edge/berth/resolver/strict"
 )
 
 // Unread is a key of containerd's configuration that containerd ignores and that was likely meant for a plugin.
@@ -36,7 +36,7 @@ func Misplaced(configFile, plugin string, keys ...string) []Unread {
 		if toml.Unmarshal(text, &top) != nil {
 			continue
 		}
-		lines := config.Lines(text)
+		lines := strict.Lines(text)
 		add := func(key, path, hint string) {
 			found = append(found, Unread{File: file, Line: lines[path], Key: key, Text: hint})
 		}
@@ -51,7 +51,7 @@ func Misplaced(configFile, plugin string, keys ...string) []Unread {
 		}
 		family := plugin[:strings.LastIndexByte(plugin, '.')+1]
 		for _, section := range slices.Sorted(maps.Keys(sections)) {
-			if section != plugin && (config.Similar(section, plugin) || strings.HasPrefix(section, family)) {
+			if section != plugin && (strict.Similar(section, plugin) || strings.HasPrefix(section, family)) {
 				add(fmt.Sprintf("plugins.%q", section), "plugins."+section, fmt.Sprintf("is not a plugin; did you mean %q?", plugin))
 			}
 		}

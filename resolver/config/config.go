@@ -20,22 +20,11 @@ import (
 	"time"
 
 	"github.com/berth-edge/berth/resolver"
+	"github.com/berth-edge/berth/resolver/strict"
 )
 
 // DefaultPath is the config_path in force where none is given.
 var DefaultPath = []string{"/etc/berth/*.toml", "/etc/berth/*.yaml"}
-
-// Stanza is our table of containerd's merged configuration.
-type Stanza struct {
-	// Name is how problems name it.
-	Name string
-	// Values are its keys and values; nil is an absent stanza.
-	Values map[string]any
-	// Lines are the lines of its keys, if they are known.
-	Lines map[string]int
-	// Files are the files of its first-level keys, where they are not Name: drop-ins add keys to it.
-	Files map[string]string
-}
 
 // Loaded is a configuration, and where it came from.
 type Loaded struct {
@@ -46,16 +35,15 @@ type Loaded struct {
 	Warnings []string
 }
 
-// Load reads the stanza and the files of its config_path. An error is [Problems].
-func Load(stanza Stanza) (Loaded, error) {
+// Load reads the stanza and the files of its config_path. An error is [strict.Problems].
+func Load(stanza strict.Stanza) (Loaded, error) {
 	l := newLoader()
-	root := &document{name: stanza.Name, values: stanza.Values, lines: stanza.Lines, files: stanza.Files, problems: &l.problems}
-	t := root.root()
+	t := stanza.Read(&l.problems)
 	paths := DefaultPath
-	if t.has("config_path") {
-		paths = t.texts("config_path")
+	if t.Has("config_path") {
+		paths = t.Texts("config_path")
 	}
-	t.known = append(t.known, "config_path")
+	t.Known("config_path")
 	l.inStanza = true
 	l.read(t)
 	l.inStanza = false
@@ -67,7 +55,7 @@ func Load(stanza Stanza) (Loaded, error) {
 	return l.finish()
 }
 
-// LoadFile reads one file of our own. An error is [Problems].
+// LoadFile reads one file of our own. An error is [strict.Problems].
 func LoadFile(path string) (Loaded, error) {
 	l := newLoader()
 	l.readFile(path)
@@ -77,7 +65,7 @@ func LoadFile(path string) (Loaded, error) {
 // loader collects registries and rules from every place.
 type loader struct {
 	loaded   Loaded
-	problems Problems
+	problems strict.Problems
 	inStanza bool
 	defined  map[string]string // where each domain, from and setting was first seen
 }
@@ -116,9 +104,9 @@ func (l *loader) warn(format string, args ...any) {
 }
 
 // expand returns the files that one element of config_path names. Only a glob may match nothing.
-func (l *loader) expand(t *table, path string) []string {
+func (l *loader) expand(t *strict.Table, path string) []string {
 	if !filepath.IsAbs(path) {
-		t.problem("config_path", "%q is not an absolute path", path)
+		t.Problem("config_path", "%q is not an absolute path", path)
 		return nil
 	}
 	if !strings.ContainsAny(path, "*?[") {
@@ -129,7 +117,7 @@ func (l *loader) expand(t *table, path string) []string {
 		err = readable(path) // Glob takes a directory that cannot be read for an empty one
 	}
 	if err != nil {
-		t.problem("config_path", "%q: %v", path, err)
+		t.Problem("config_path", "%q: %v", path, err)
 	}
 	slices.Sort(files)
 	return files
@@ -155,50 +143,86 @@ func (l *loader) readFile(path string) {
 		return
 	}
 	l.loaded.Files = append(l.loaded.Files, path)
-	l.read(readDocument(path, &l.problems).root())
+	text, err := read(path)
+	if err != nil {
+		l.problems = append(l.problems, strict.Problem{File: path, Text: err.Error()})
+		return
+	}
+	l.read(strict.ParseFile(path, text, &l.problems))
 }
 
-func (l *loader) read(t *table) {
-	for _, r := range t.tables("registries") {
+func read(path string) ([]byte, error) {
+	switch filepath.Ext(path) {
+	case ".yaml", ".yml":
+		return nil, errors.New("a cloud-config is not read by this version; write the same as TOML")
+	}
+	text, err := strict.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, errors.New("no such file; pulls are refused until it appears")
+	}
+	return text, err
+}
+
+// noteFields notes the mistakes that err joins, each at its key.
+func noteFields(t *strict.Table, err error) {
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
+		for _, e := range joined.Unwrap() {
+			noteFields(t, e)
+		}
+		return
+	}
+	var field *resolver.FieldError
+	if errors.As(err, &field) {
+		t.Problem(field.Key, "%s", field.Text())
+	}
+}
+
+func (l *loader) read(t *strict.Table) {
+	for _, r := range t.Tables("registries") {
 		l.registry(r)
 	}
-	for _, r := range t.tables("rules") {
+	for _, r := range t.Tables("rules") {
 		l.rule(r)
 	}
 	l.timeout(t, "dial_timeout", &l.loaded.DialTimeout)
 	l.timeout(t, "stall_timeout", &l.loaded.StallTimeout)
-	t.unknown()
+	t.Unknown()
 }
 
-func (l *loader) timeout(t *table, key string, to *time.Duration) {
-	if d := t.timeout(key); d > 0 && l.once(t, key, key, "") {
+// Range of time limits.
+const (
+	minTimeout = 100 * time.Millisecond
+	maxTimeout = 5 * time.Minute
+)
+
+func (l *loader) timeout(t *strict.Table, key string, to *time.Duration) {
+	if d := t.Duration(key, minTimeout, maxTimeout); d > 0 && l.once(t, key, key, "") {
 		*to = d
 	}
 }
 
 // once notes a problem if what was seen before. shown is the value in the message.
-func (l *loader) once(t *table, key, what, shown string) bool {
+func (l *loader) once(t *strict.Table, key, what, shown string) bool {
 	if first, ok := l.defined[what]; ok {
-		t.problem(key, "%salready defined at %s", shown, first)
+		t.Problem(key, "%salready defined at %s", shown, first)
 		return false
 	}
-	where := t.doc.file(t.key(key))
-	if line := t.doc.line(t.key(key)); line > 0 {
-		where = fmt.Sprintf("%s:%d", where, line)
-	}
-	l.defined[what] = where
+	l.defined[what] = t.Where(key)
 	return true
 }
 
-func (l *loader) rule(t *table) {
+func (l *loader) rule(t *strict.Table) {
 	rule, err := resolver.ParseRule(resolver.Rule{
-		From: t.text("from"),
-		To:   t.texts("to"),
-		Path: resolver.Path(t.text("path")),
-		Deny: t.truth("deny"),
+		From:        t.Text("from"),
+		To:          t.Texts("to"),
+		Path:        resolver.Path(t.Text("path")),
+		Deny:        t.Truth("deny"),
+		PastBundles: t.Has("bundle") && !t.Truth("bundle"),
 	})
-	t.unknown()
-	t.problems(err)
+	t.Known("bundle")
+	t.Unknown()
+	noteFields(t, err)
 	if err == nil && l.once(t, "from", "from "+rule.From, fmt.Sprintf("%q is ", rule.From)) {
 		l.loaded.Rules = append(l.loaded.Rules, rule)
 	}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/berth-edge/berth/resolver"
 	"github.com/berth-edge/berth/resolver/config"
+	"github.com/berth-edge/berth/resolver/strict"
 )
 
 // Every TOML block of the documentation and every sample is read as a node would read it.
@@ -100,7 +101,7 @@ func readAsNode(t *testing.T, text string) {
 		if len(main.Required) != 1 || main.Required[0] != uri || len(main.Plugins) != 1 || main.Plugins[uri] == nil {
 			t.Fatalf("got required_plugins %q and %d plugins, want %s alone", main.Required, len(main.Plugins), uri)
 		}
-		loaded, err = config.Load(config.Stanza{Name: "snippet", Values: main.Plugins[uri]})
+		loaded, err = config.Load(strict.Stanza{Name: "snippet", Values: main.Plugins[uri]})
 	}
 	if err != nil {
 		t.Fatalf("read:\n%v", err)

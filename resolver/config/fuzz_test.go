@@ -12,6 +12,7 @@ import (
 
 	"github.com/berth-edge/berth/resolver"
 	"github.com/berth-edge/berth/resolver/config"
+	"github.com/berth-edge/berth/resolver/strict"
 )
 
 // Whatever a file holds, it is a configuration whose rules are normalised and that makes routes, or problems that name the
@@ -33,7 +34,7 @@ func FuzzConfig(f *testing.F) {
 		if err := os.WriteFile(path, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		config.Lines(text)
+		strict.Lines(text)
 		loaded, err := config.LoadFile(path)
 		if err != nil {
 			for line := range strings.SplitSeq(err.Error(), "\n") {

@@ -14,10 +14,11 @@ import (
 
 	"github.com/berth-edge/berth/resolver"
 	"github.com/berth-edge/berth/resolver/config"
+	"github.com/berth-edge/berth/resolver/strict"
 )
 
 // stanza is a stanza as containerd hands it over, with config_path as TOML decodes it.
-func stanza(values map[string]any, paths ...string) config.Stanza {
+func stanza(values map[string]any, paths ...string) strict.Stanza {
 	list := make([]any, len(paths))
 	for i, path := range paths {
 		list[i] = path
@@ -26,7 +27,7 @@ func stanza(values map[string]any, paths ...string) config.Stanza {
 		values = map[string]any{}
 	}
 	values["config_path"] = list
-	return config.Stanza{Name: "STANZA", Values: values}
+	return strict.Stanza{Name: "STANZA", Values: values}
 }
 
 func rule(from, to string) string {
@@ -153,7 +154,7 @@ func TestDefaultPath(t *testing.T) {
 	file := write(t, "berth.toml", rule("quay.io", "r.io"))
 	config.DefaultPath = []string{filepath.Join(filepath.Dir(file), "*.toml")}
 	for _, values := range []map[string]any{nil, {}, {"config_path": config.DefaultPath}} {
-		loaded, err := config.Load(config.Stanza{Name: "STANZA", Values: values})
+		loaded, err := config.Load(strict.Stanza{Name: "STANZA", Values: values})
 		if err != nil || len(loaded.Rules) != 1 {
 			t.Errorf("%v: got %+v, %v, want the rule of the default path", values, loaded, err)
 		}
@@ -168,7 +169,7 @@ func TestStanzaMistakes(t *testing.T) {
 		"stal_timeout": "5s",
 		"rules":        []any{map[string]any{"from": "quay.io", "to": "r.io"}},
 	}
-	s := config.Stanza{Name: "main.toml", Values: values,
+	s := strict.Stanza{Name: "main.toml", Values: values,
 		Lines: map[string]int{"config_path": 3, "dial_timeout": 4, "stal_timeout": 5, "rules[0].to": 9, "rules[0]": 7},
 		Files: map[string]string{"rules": "conf.d/berth.toml"}}
 	_, err := config.Load(s)
@@ -188,7 +189,7 @@ func TestStanzaMistakes(t *testing.T) {
 
 // Lines of dotted keys, sub-tables and tables whose names hold dots.
 func TestLines(t *testing.T) {
-	got := config.Lines([]byte("version = 3\r\n\r\n[plugins.\"a.b\"]\n  x = [\n  1,\n]\n  y.z = 2\n\n[[plugins.\"a.b\".rules]]\nfrom = 1\n[[plugins.\"a.b\".rules]]\n\nfrom = 2\n[plugins.\"a.b\".rules.sub]\nk = 1\n"))
+	got := strict.Lines([]byte("version = 3\r\n\r\n[plugins.\"a.b\"]\n  x = [\n  1,\n]\n  y.z = 2\n\n[[plugins.\"a.b\".rules]]\nfrom = 1\n[[plugins.\"a.b\".rules]]\n\nfrom = 2\n[plugins.\"a.b\".rules.sub]\nk = 1\n"))
 	for key, want := range map[string]int{
 		"version": 1, "plugins.a.b": 3, "plugins.a.b.x": 4, "plugins.a.b.y.z": 7, "plugins.a.b.rules": 9, "plugins.a.b.rules[0].from": 10,
 		"plugins.a.b.rules[1]": 11, "plugins.a.b.rules[1].from": 13, "plugins.a.b.rules[1].sub.k": 15,

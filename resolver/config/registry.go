@@ -9,21 +9,21 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/berth-edge/berth/resolver"
 	"github.com/berth-edge/berth/resolver/credential"
 	"github.com/berth-edge/berth/resolver/endpoint"
+	"github.com/berth-edge/berth/resolver/strict"
 )
 
 // registry reads one registry: where it is, what authenticates to it, how it is reached.
-func (l *loader) registry(t *table) {
-	text := t.text("domain")
+func (l *loader) registry(t *strict.Table) {
+	text := t.Text("domain")
 	domain, err := resolver.ParseDomain(text)
 	if err != nil {
-		t.problems(&resolver.FieldError{Key: "domain", Value: text, Err: err})
+		noteFields(t, &resolver.FieldError{Key: "domain", Value: text, Err: err})
 	} else {
 		l.once(t, "domain", "domain "+string(domain), fmt.Sprintf("%q is ", domain))
 	}
@@ -31,71 +31,71 @@ func (l *loader) registry(t *table) {
 		Domain:     domain,
 		Credential: l.credential(t),
 		Endpoint: endpoint.Options{
-			Certificates:      t.texts("certificates"),
-			ClientCertificate: t.text("client_certificate"),
-			ClientKey:         t.text("client_key"),
-			Insecure:          t.truth("insecure"),
-			Proxy:             t.text("proxy"),
+			Certificates:      t.Texts("certificates"),
+			ClientCertificate: t.Text("client_certificate"),
+			ClientKey:         t.Text("client_key"),
+			Insecure:          t.Truth("insecure"),
+			Proxy:             t.Text("proxy"),
 			TokenRealms:       l.realms(t),
 		},
 	}
 	l.checkTLS(t, &r, text)
-	t.unknown()
+	t.Unknown()
 	l.loaded.Registries = append(l.loaded.Registries, r)
 }
 
 // credential reads the keys that authenticate. No problem quotes a secret.
-func (l *loader) credential(t *table) credential.Source {
-	source := credential.Source{Username: t.text("username"), PasswordFile: t.text("password_file")}
-	password, encoded := t.text("password"), t.text("encoded_password")
+func (l *loader) credential(t *strict.Table) credential.Source {
+	source := credential.Source{Username: t.Text("username"), PasswordFile: t.Text("password_file")}
+	password, encoded := t.Text("password"), t.Text("encoded_password")
 	var given []string
 	for _, key := range []string{"password", "encoded_password", "password_file"} {
-		if t.has(key) {
+		if t.Has(key) {
 			given = append(given, key)
 		}
 	}
 	switch {
 	case len(given) > 1:
-		t.problem(given[1], "stands beside %s; keep one of them", given[0])
+		t.Problem(given[1], "stands beside %s; keep one of them", given[0])
 	case len(given) == 0 && source.Username != "":
-		t.problem("username", "has no password; add password_file, password or encoded_password")
-	case len(given) == 1 && source.Username == "" && !slices.Contains(t.bad, "username"):
-		t.problem(given[0], `has no username; add it ("<token>" for an identity token)`)
+		t.Problem("username", "has no password; add password_file, password or encoded_password")
+	case len(given) == 1 && source.Username == "" && !t.IsBad("username"):
+		t.Problem(given[0], `has no username; add it ("<token>" for an identity token)`)
 	}
 	if strings.ContainsAny(source.Username, ":\r\n") {
-		t.problem("username", "has a colon or a newline, which a registry cannot be sent (RFC 7617)")
+		t.Problem("username", "has a colon or a newline, which a registry cannot be sent (RFC 7617)")
 	}
 	for _, key := range []string{"password", "encoded_password"} {
-		if l.inStanza && t.has(key) {
-			t.problem(key, "`containerd config dump` would print it; use password_file, or move the registry to a file of config_path")
+		if l.inStanza && t.Has(key) {
+			t.Problem(key, "`containerd config dump` would print it; use password_file, or move the registry to a file of config_path")
 		}
 	}
-	if t.has("encoded_password") {
+	if t.Has("encoded_password") {
 		decoded, err := base64.StdEncoding.DecodeString(strings.TrimSpace(encoded))
 		if err != nil {
-			t.problem("encoded_password", "is not base64")
+			t.Problem("encoded_password", "is not base64")
 			return source
 		}
 		password = strings.TrimSuffix(string(decoded), "\n")
 	}
-	if t.has("password") || t.has("encoded_password") {
+	if t.Has("password") || t.Has("encoded_password") {
 		if err := credential.CheckSecret(password); err != nil {
-			t.problem(given[0], "%v", err)
+			t.Problem(given[0], "%v", err)
 		}
 		source.Password = credential.Secret(password)
 	}
-	if t.has("password_file") && !filepath.IsAbs(source.PasswordFile) { // not quoted: it may be the password itself
-		t.problem("password_file", "is not an absolute path; want that of a file that holds the password")
+	if t.Has("password_file") && !filepath.IsAbs(source.PasswordFile) { // not quoted: it may be the password itself
+		t.Problem("password_file", "is not an absolute path; want that of a file that holds the password")
 	}
 	return source
 }
 
-func (l *loader) realms(t *table) []string {
-	realms := t.texts("token_realms")
+func (l *loader) realms(t *strict.Table) []string {
+	realms := t.Texts("token_realms")
 	for i, realm := range realms {
 		p, err := resolver.ParseDomain(realm)
 		if err != nil || p.Host() != string(p) {
-			t.problem("token_realms", "element %d is not a host; want host or host:port", i+1)
+			t.Problem("token_realms", "element %d is not a host; want host or host:port", i+1)
 		}
 		realms[i] = p.Host()
 	}
@@ -103,17 +103,17 @@ func (l *loader) realms(t *table) []string {
 }
 
 // checkTLS reads the certificates once, so that a mistake is found now and not by a pull.
-func (l *loader) checkTLS(t *table, r *resolver.Registry, domain string) {
+func (l *loader) checkTLS(t *strict.Table, r *resolver.Registry, domain string) {
 	o := &r.Endpoint
 	for i, text := range o.Certificates {
 		key := fmt.Sprintf("certificates[%d]", i)
 		if !isPEMOrPath(text) {
-			t.problem(key, "%s", notPEM)
+			t.Problem(key, "%s", notPEM)
 			continue
 		}
 		certs, err := endpoint.ParseCertificates(text)
 		if err != nil {
-			t.problem(key, "%v", pathError(text, err))
+			t.Problem(key, "%v", pathError(text, err))
 		}
 		for _, cert := range certs {
 			if time.Now().After(cert.NotAfter) {
@@ -126,9 +126,9 @@ func (l *loader) checkTLS(t *table, r *resolver.Registry, domain string) {
 		u, err := endpoint.ParseProxy(o.Proxy)
 		switch {
 		case err != nil:
-			t.problem("proxy", "%v", err)
+			t.Problem("proxy", "%v", err)
 		case l.inStanza && u.User != nil:
-			t.problem("proxy", "has a password, which `containerd config dump` would print; move the registry to a file of config_path")
+			t.Problem("proxy", "has a password, which `containerd config dump` would print; move the registry to a file of config_path")
 		}
 	}
 	if strings.HasPrefix(strings.ToLower(domain), "http://") {
@@ -143,26 +143,26 @@ func (l *loader) checkTLS(t *table, r *resolver.Registry, domain string) {
 }
 
 // checkClient reads the client's certificate and key.
-func (l *loader) checkClient(t *table, o *endpoint.Options) {
+func (l *loader) checkClient(t *strict.Table, o *endpoint.Options) {
 	good := true
 	for _, pair := range [][2]string{{"client_certificate", "client_key"}, {"client_key", "client_certificate"}} {
 		key, other := pair[0], pair[1]
-		switch text := t.text(key); {
-		case !t.has(key):
+		switch text := t.Text(key); {
+		case !t.Has(key):
 			good = false
 		case !isPEMOrPath(text):
-			t.problem(key, "%s", notPEM)
+			t.Problem(key, "%s", notPEM)
 			good = false
-		case !t.has(other):
-			t.problem(key, "wants %s beside it", other)
+		case !t.Has(other):
+			t.Problem(key, "wants %s beside it", other)
 		}
 	}
 	if l.inStanza && isPEM(o.ClientKey) {
-		t.problem("client_key", "`containerd config dump` would print it; name a file, or move the registry to a file of config_path")
+		t.Problem("client_key", "`containerd config dump` would print it; name a file, or move the registry to a file of config_path")
 	}
 	if good {
 		if _, err := endpoint.ParseKeyPair(o.ClientCertificate, o.ClientKey); err != nil {
-			t.problem("client_certificate", "%v", err)
+			t.Problem("client_certificate", "%v", err)
 		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/berth-edge/berth/resolver/config"
+	"github.com/berth-edge/berth/resolver/strict"
 )
 
 const secret = "hunter2"
@@ -82,7 +83,7 @@ func wantProblems(t *testing.T, got, want []string) {
 // D14: what `containerd config dump` would print is refused in the stanza.
 func TestStanzaRefusesSecrets(t *testing.T) {
 	cert, key := keyPair(t, time.Hour)
-	registry := func(values map[string]any) config.Stanza {
+	registry := func(values map[string]any) strict.Stanza {
 		values["domain"] = "r.io"
 		return stanza(map[string]any{"registries": []any{values}})
 	}

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Berth Authors
 // SPDX-License-Identifier: Apache-2.0
 
-package config
+package strict
 
 import (
 	"cmp"

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Berth Authors
 // SPDX-License-Identifier: Apache-2.0
 
-package config
+package strict
 
 import (
 	"bytes"
@@ -16,14 +16,27 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// document is one parsed place of configuration, with the line of each key. A library can decode it strictly, but
-// stops at the first value of a wrong type; every mistake is to be reported at once.
+// Stanza is a table of containerd's merged configuration.
+type Stanza struct {
+	// Name is how problems name it.
+	Name string
+	// Values are its keys and values; nil is an absent stanza.
+	Values map[string]any
+	// Lines are the lines of its keys, if they are known, by their paths.
+	Lines map[string]int
+	// Files are the files of its first-level keys, where they are not Name: drop-ins add keys to it.
+	Files map[string]string
+}
+
+// document is one parsed place of configuration, with the line of each key.
 type document struct {
-	name     string
-	values   map[string]any
-	lines    map[string]int    // by the path of a key
-	files    map[string]string // by the first part of that path, where it is not name
+	Stanza
 	problems *Problems
+}
+
+// Read returns the table of a stanza. What is wrong with it is added to problems.
+func (s Stanza) Read(problems *Problems) *Table {
+	return &Table{doc: &document{s, problems}, values: s.Values}
 }
 
 func (d *document) problem(key, format string, args ...any) {
@@ -34,16 +47,16 @@ func (d *document) problem(key, format string, args ...any) {
 func (d *document) file(key string) string {
 	top, _, _ := strings.Cut(key, ".")
 	top, _, _ = strings.Cut(top, "[")
-	if file, ok := d.files[top]; ok {
+	if file, ok := d.Files[top]; ok {
 		return file
 	}
-	return d.name
+	return d.Name
 }
 
 // line returns the line of key, or of the closest table around it.
 func (d *document) line(key string) int {
 	for key != "" {
-		if line, ok := d.lines[key]; ok {
+		if line, ok := d.Lines[key]; ok {
 			return line
 		}
 		key = key[:max(strings.LastIndexAny(key, ".["), 0)]
@@ -54,28 +67,15 @@ func (d *document) line(key string) int {
 // maxFile is the size above which a file is taken for a mistake.
 const maxFile = 4 << 20
 
-// readDocument reads a file of our own. A missing file is a problem like any other.
-func readDocument(path string, problems *Problems) *document {
-	d := &document{name: path, problems: problems}
-	switch filepath.Ext(path) {
-	case ".yaml", ".yml":
-		d.problem("", "a cloud-config is not read by this version; write the same as TOML")
-		return d
-	}
-	text, err := readFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		d.problem("", "no such file; pulls are refused until it appears")
-		return d
-	}
-	if err != nil {
-		d.problem("", "%v", err)
-		return d
-	}
+// ParseFile returns the table of a TOML file whose content is text.
+func ParseFile(path string, text []byte, problems *Problems) *Table {
+	d := &document{Stanza{Name: path}, problems}
 	d.parse(text)
-	return d
+	return &Table{doc: d, values: d.Values}
 }
 
-func readFile(path string) ([]byte, error) {
+// ReadFile reads a file of configuration: one that is regular, and not so large that it must be a mistake.
+func ReadFile(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, unread(err)
@@ -113,22 +113,22 @@ func unread(err error) error {
 func (d *document) parse(text []byte) {
 	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // a byte order mark
 	var decode *toml.DecodeError
-	switch err := toml.Unmarshal(text, &d.values); {
+	switch err := toml.Unmarshal(text, &d.Values); {
 	case errors.As(err, &decode):
 		line, _ := decode.Position()
-		*d.problems = append(*d.problems, Problem{d.name, line, "", "TOML syntax: " + syntax(decode)})
+		*d.problems = append(*d.problems, Problem{d.Name, line, "", "TOML syntax: " + syntax(decode)})
 		return
 	case err != nil:
 		d.problem("", "TOML syntax: %v", err)
 		return
 	}
-	d.lines = Lines(text)
+	d.Lines = Lines(text)
 }
 
 // Syntax returns the mistake that keeps text, the content of a TOML file, from being parsed; nil if there is none.
 func Syntax(file string, text []byte) Problems {
 	var problems Problems
-	(&document{name: file, problems: &problems}).parse(text)
+	ParseFile(file, text, &problems)
 	return problems
 }
 
