@@ -82,8 +82,8 @@ func registryLabel(kind Kind, domain string) string {
 
 // sourceName is the registry of a target, for people.
 func sourceName(t Target) string {
-	if t.Registry != nil {
-		return t.Domain()
+	if domain := t.Domain(); domain != "" {
+		return domain
 	}
 	return Prefix(t.Pull.Name()).Host()
 }

@@ -17,6 +17,8 @@ import (
 type Kind string
 
 const (
+	// KindBundle is a bundle of this machine, see [Bundles].
+	KindBundle Kind = "bundle"
 	// KindRegistry is an external registry: the target of a rule.
 	KindRegistry Kind = "registry"
 	// KindSource is the registry that the reference names.
@@ -30,6 +32,8 @@ type Target struct {
 	Pull reference.Named
 	// Registry is the configured registry that Pull lies under, or nil. With nil the pull is the client's own.
 	Registry *Registry
+	// Bundled is the image in its bundle, nil for any other kind.
+	Bundled *Bundled
 
 	endpoint *endpoint.Endpoint // of Registry; shared by every pull
 }
@@ -76,12 +80,16 @@ func (r Route) MarshalJSON() ([]byte, error) {
 	return json.Marshal(out)
 }
 
-// Domain returns the domain of the target's registry, "" for one that is not configured.
+// Domain returns the domain of the target's registry, the path of its bundle, or "" for a registry that is not
+// configured.
 func (t Target) Domain() string {
-	if t.Registry == nil {
-		return ""
+	switch {
+	case t.Bundled != nil:
+		return t.Bundled.Path
+	case t.Registry != nil:
+		return string(t.Registry.Domain)
 	}
-	return string(t.Registry.Domain)
+	return ""
 }
 
 // Credential says what authenticates the pull: "none", "client", or what the registry is configured with. What a
@@ -96,12 +104,15 @@ func (t Target) Credential() string {
 	return "none"
 }
 
-// TLS says how the target's certificate is checked: "system", "custom", "insecure" or "http".
+// TLS says how the target's certificate is checked: "system", "custom", "insecure" or "http"; "" for a bundle.
 func (t Target) TLS() string {
-	if t.Registry == nil {
-		return "system"
+	switch {
+	case t.Bundled != nil:
+		return ""
+	case t.Registry != nil:
+		return t.Registry.Endpoint.TLS()
 	}
-	return t.Registry.Endpoint.TLS()
+	return "system"
 }
 
 // Routes finds the route of a reference. It is immutable and safe for concurrent use; a changed configuration
@@ -118,6 +129,8 @@ type Routes struct {
 	homes    map[string]Prefix // registry domains and targets: references below them are external already
 	domains  map[string]*Registry
 	endpoint map[*Registry]*endpoint.Endpoint
+
+	bundles Bundles // nil if there are none
 }
 
 // NewRoutes compiles c, whose rules are as [ParseRule] returns them. With registries and no rule for "*" there is
@@ -197,17 +210,25 @@ func (rs *Routes) Route(ref string) Route {
 		return route
 	}
 	rule, ok := rs.Match(route.Named)
-	if !ok {
-		route.Targets = []Target{rs.target(KindSource, route.Named)}
-		return route
-	}
 	route.Rule = rule.From
 	if rule.Deny {
 		route.Err = fmt.Errorf("%s is denied by rule %q: %w", route.Named, rule.From, errdefs.ErrPermissionDenied)
 		return route
 	}
+	if bundled, found := rs.bundled(route.Named); found && !rule.PastBundles {
+		route.Targets = []Target{{Kind: KindBundle, Pull: route.Named, Bundled: &bundled}}
+	}
+	if !ok {
+		route.Targets = append(route.Targets, rs.target(KindSource, route.Named))
+		return route
+	}
+	inBundle := route.Targets
 	for _, to := range rule.To {
 		pull, err := rule.Rewrite(route.Named, to)
+		if err != nil && len(inBundle) > 0 {
+			route.Targets = inBundle // needs no rewriting
+			return route
+		}
 		if err != nil {
 			route.Targets, route.Err = nil, err
 			return route

@@ -37,6 +37,8 @@ type Rule struct {
 	Path Path
 	// Deny refuses the pull. It excludes To; Path has no effect then.
 	Deny bool
+	// PastBundles has the targets asked even where a bundle holds the image (bundle = false).
+	PastBundles bool
 }
 
 // ParseRule checks r and returns it normalised. Every mistake is reported, joined; each begins with the key

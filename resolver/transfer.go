@@ -6,6 +6,7 @@ package resolver
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strconv"
 	"time"
 
@@ -35,6 +36,8 @@ const leaseExpiry = 24 * time.Hour
 type Transferrer struct {
 	// Inner is the service that does the work; a pull calls it once for each target that it tries.
 	Inner transfer.Transferrer
+	// Local does the work of a pull from a bundle, which is put to no verifier.
+	Local transfer.Transferrer
 	// Routes returns the routes in force. An error refuses the pull: it says why there are none.
 	Routes func(context.Context) (*Routes, error)
 	// Leases and Content are containerd's own.
@@ -151,10 +154,13 @@ func (p *pull) keep(ctx context.Context) error {
 
 func (p *pull) run(ctx context.Context) error {
 	ref := p.client.Image()
-	if !p.routes.config.Configured() {
-		return p.untouched(ctx, ref)
+	if named, err := ParseNamed(ref); err == nil && p.routes.bundles != nil {
+		p.routes.bundles.Wait(ctx, named)
 	}
 	route := p.routes.Route(ref)
+	if !p.routes.config.Configured() && !route.inBundle() {
+		return p.untouched(ctx, ref)
+	}
 	if route.Err != nil {
 		countRefusal(denied)
 		return fmt.Errorf("pull %s: %w", ref, route.Err)
@@ -227,8 +233,13 @@ func (p *pull) try(ctx context.Context, route Route, target Target) attempt {
 		LabelSource:   sourceName(target),
 		LabelPulledAt: time.Now().UTC().Format(time.RFC3339),
 	}
+	service := p.t.Inner
+	if target.Bundled != nil {
+		service = p.t.Local
+		maps.Copy(labels, target.Bundled.Labels)
+	}
 	start := time.Now()
-	err = p.t.Inner.Transfer(ctx, src, newDestination(p.storer, labels, p.t.discards(ctx)), p.opts...)
+	err = service.Transfer(ctx, src, newDestination(p.storer, labels, p.t.discards(ctx)), p.opts...)
 	if err != nil {
 		p.reset(ctx, src)
 	} else {
@@ -257,6 +268,8 @@ func (p *pull) newSource(o origin, name, ref string) *source {
 // origin is how a target is reached: a configured registry by our endpoint, any other as the client would.
 func (p *pull) origin(ctx context.Context, target Target) (origin, error) {
 	switch {
+	case target.Bundled != nil:
+		return bundleOrigin{target.Bundled}, nil
 	case target.endpoint != nil && target.Credential() == "client":
 		// Tokens made of a client's credential are its own.
 		own := target.endpoint.Authorizer(client{p.client, target.endpoint.Host()})
