@@ -146,7 +146,7 @@ func headerError(err error, last string, size, offset int64) error {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("file is %d bytes and ends within %s; copy incomplete?", size, where)
 	case errors.Is(err, tar.ErrHeader):
-		return fmt.Errorf("%s: invalid tar header before byte %d; copy incomplete or damaged?", where, offset)
+		return fmt.Errorf("%s: %w before byte %d; copy incomplete or damaged?", where, err, offset)
 	}
 	return fmt.Errorf("%s: %w", where, err)
 }

@@ -71,7 +71,7 @@ func (b *Bundle) find(desc ocispec.Descriptor) (*blob, error) {
 // absence says why the bundle has no content for dgst, in words that follow it.
 func (b *Bundle) absence(dgst digest.Digest) string {
 	if blob, ok := b.blobs[dgst]; ok && blob.file != nil && blob.file.unusable != "" {
-		return "cannot be read: its entry " + blob.file.unusable
+		return fmt.Sprintf("would be in %s, which %s", blob.file.name, blob.file.unusable)
 	}
 	return "is not in the bundle"
 }

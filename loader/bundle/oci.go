@@ -136,7 +136,7 @@ type node struct {
 	other bool
 	// missing says what the image lacks to be one.
 	missing error
-	// height is the number of indexes above the lowest manifest.
+	// height is the number of indexes from this one down to the lowest, 0 for a manifest.
 	height int
 }
 
@@ -151,7 +151,7 @@ func (g *graph) visit(ctx context.Context, desc descriptor, depth int) (node, er
 	}
 	at := place{desc.Digest, isIndex}
 	n, ok := g.seen[at]
-	if isIndex && depth+n.height > maxDepth {
+	if isIndex && depth-1+max(n.height, 1) > maxDepth {
 		return node{}, fmt.Errorf("indexes are nested more than %d deep, or in a circle, at %s", maxDepth, desc.Digest)
 	}
 	data, err := g.bundle.blobJSON(ctx, desc, ok)
@@ -176,16 +176,21 @@ func (g *graph) visitIndex(ctx context.Context, desc descriptor, data []byte, de
 	if err != nil {
 		return node{}, err
 	}
-	n := node{height: 1, missing: fmt.Errorf("none of the %d manifests of its index %s is in the bundle", len(x.Manifests), desc.Digest)}
+	n := node{height: 1}
+	whole, why := false, errors.New("it lists none")
 	for _, child := range x.Manifests {
 		c, err := g.visit(ctx, child, depth+1)
 		if err != nil {
 			return n, err
 		}
 		n.height = max(n.height, c.height+1)
-		if c.missing == nil && !c.other {
-			n.missing = nil
+		if c.missing != nil {
+			why = c.missing
 		}
+		whole = whole || c.missing == nil && !c.other
+	}
+	if !whole {
+		n.missing = fmt.Errorf("none of the %d manifests of its index %s is in the bundle with its config: %w", len(x.Manifests), desc.Digest, why)
 	}
 	return n, nil
 }
@@ -196,10 +201,11 @@ func (g *graph) visitManifest(desc descriptor, data []byte) (node, error) {
 		return node{}, err
 	}
 	for _, part := range append(m.Layers, m.Config) {
-		if blob, ok := g.bundle.blobs[part.Digest]; ok {
-			if err := part.fits(blob.size); err != nil {
-				return node{}, err
-			}
+		if !g.bundle.Has(part.Digest) {
+			continue
+		}
+		if err := part.fits(g.bundle.blobs[part.Digest].size); err != nil {
+			return node{}, err
 		}
 	}
 	if config, ok := g.bundle.blobs[m.Config.Digest]; ok {
@@ -213,10 +219,10 @@ func (g *graph) visitManifest(desc descriptor, data []byte) (node, error) {
 
 // blobJSON returns the content of desc and verifies it, or only looks at its size if it was read before.
 func (b *Bundle) blobJSON(ctx context.Context, desc descriptor, before bool) ([]byte, error) {
-	blob, ok := b.blobs[desc.Digest]
-	if !ok {
+	if !b.Has(desc.Digest) {
 		return nil, errdefs.ErrNotFound
 	}
+	blob := b.blobs[desc.Digest]
 	if err := desc.fits(blob.size); err != nil || before {
 		return nil, err
 	}
