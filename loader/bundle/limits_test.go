@@ -127,7 +127,7 @@ func TestREL12Memory(t *testing.T) {
 	}
 	filler := string(incompressible(1 << 20))
 	var kept []member
-	for i := range 40 {
+	for i := range 26 {
 		kept = append(kept, text(fmt.Sprintf("%d.json", i), "{"+filler+"}"))
 	}
 	var dirs []member
@@ -152,6 +152,9 @@ func TestREL12Memory(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			raw := pack(t, test.members...)
 			for _, packing := range packings[:2] {
+				if packing.name == "gzip" && test.name != "diffIDs" && !strings.HasPrefix(test.name, "JSON") {
+					continue // what is kept of a compressed bundle is the same in all others, and packing takes long
+				}
 				path := write(t, packing.pack(t, raw))
 				var b *bundle.Bundle
 				var err error
