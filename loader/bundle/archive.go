@@ -1,0 +1,158 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package bundle
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strings"
+)
+
+// table is the entries of an archive.
+type table struct {
+	list    []*file
+	byName  map[string]*file
+	entries int
+	names   int
+}
+
+func (t *table) find(name string) (*file, bool) {
+	f, ok := t.byName[name]
+	return f, ok
+}
+
+func (t *table) all() []*file { return t.list }
+
+// add adds the entry of hdr. It returns nil for a directory.
+func (t *table) add(hdr *tar.Header) (*file, error) {
+	t.entries++
+	t.names += len(hdr.Name) + len(hdr.Linkname)
+	switch {
+	case t.entries > maxFiles:
+		return nil, fmt.Errorf("more than %d entries", maxFiles)
+	case len(hdr.Name) > maxName:
+		return nil, fmt.Errorf("entry %q...: its name has %d bytes, more than %d", hdr.Name[:64], len(hdr.Name), maxName)
+	case t.names > maxNames:
+		return nil, fmt.Errorf("the names of its entries come to more than %d MiB", maxNames>>20)
+	case hdr.Typeflag == tar.TypeDir, hdr.Typeflag == tar.TypeXGlobalHeader:
+		return nil, nil
+	}
+	f := &file{name: strings.Clone(path.Clean(hdr.Name)), size: hdr.Size}
+	f.link, f.unusable = contentOf(hdr)
+	return f, t.insert(f)
+}
+
+func (t *table) insert(f *file) error {
+	if t.byName == nil {
+		t.byName = map[string]*file{}
+	}
+	if _, ok := t.byName[f.name]; ok {
+		return fmt.Errorf("two entries are named %q", f.name)
+	}
+	t.byName[f.name] = f
+	t.list = append(t.list, f)
+	return nil
+}
+
+// contentOf returns the target of a symbolic link, and says why an entry has no content of its own.
+func contentOf(hdr *tar.Header) (link, unusable string) {
+	switch hdr.Typeflag {
+	case tar.TypeReg:
+		for key := range hdr.PAXRecords {
+			if strings.HasPrefix(key, "GNU.sparse.") {
+				return "", "is a sparse entry, which is not supported; pack it without --sparse"
+			}
+		}
+		return "", ""
+	case tar.TypeSymlink:
+		return strings.Clone(hdr.Linkname), "is a symbolic link"
+	case tar.TypeLink:
+		return "", fmt.Sprintf("is a hard link to %q, which is not supported; pack it with --hard-dereference", hdr.Linkname)
+	case tar.TypeGNUSparse:
+		return "", "is a sparse entry, which is not supported; pack it without --sparse"
+	}
+	return "", fmt.Sprintf("is no regular file (tar type %q)", hdr.Typeflag)
+}
+
+// archive is a plain tar, read at the offsets of its entries.
+type archive struct {
+	table
+	f *os.File
+	// ended says that the end mark was there. Without it the file may have been cut off between two entries.
+	ended bool
+}
+
+// openArchive reads the headers of f and seeks over what is between them.
+func openArchive(ctx context.Context, f *os.File, size int64) (*archive, error) {
+	a := &archive{f: f}
+	in := io.NewSectionReader(steady{f}, 0, size)
+	tr := tar.NewReader(in)
+	last := ""
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		hdr, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			a.ended = endMark(in)
+			return a, nil
+		}
+		offset, _ := in.Seek(0, io.SeekCurrent)
+		if err != nil {
+			return nil, headerError(err, last, size, offset)
+		}
+		last = hdr.Name
+		entry, err := a.add(hdr)
+		if err != nil {
+			return nil, err
+		}
+		if entry == nil || entry.unusable != "" {
+			continue
+		}
+		if entry.offset = offset; entry.size > size-offset {
+			return nil, fmt.Errorf("entry %q: file is %d bytes, needs at least %d; copy incomplete?",
+				entry.name, size, needed(offset, entry.size))
+		}
+	}
+}
+
+// needed returns the length of an archive that has size bytes of content at offset, with padding and end mark.
+func needed(offset, size int64) uint64 {
+	return (uint64(offset)+uint64(size)+511)/512*512 + 1024
+}
+
+// endMark reports whether in, which was read up to its end, stands behind a block of zeros.
+func endMark(in *io.SectionReader) bool {
+	block := make([]byte, 512)
+	offset, _ := in.Seek(0, io.SeekCurrent)
+	_, err := in.ReadAt(block, offset-512)
+	return err == nil && bytes.Count(block, []byte{0}) == len(block)
+}
+
+// headerError says where an archive cannot be followed any further.
+func headerError(err error, last string, size, offset int64) error {
+	where := "the first entry"
+	if last != "" {
+		where = fmt.Sprintf("the entry after %.128q", last)
+	}
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("file is %d bytes and ends within %s; copy incomplete?", size, where)
+	case errors.Is(err, tar.ErrHeader):
+		return fmt.Errorf("%s: %w before byte %d; copy incomplete or damaged?", where, err, offset)
+	}
+	return fmt.Errorf("%s: %w", where, err)
+}
+
+func (a *archive) open(_ context.Context, f *file) (io.ReadCloser, error) {
+	return &section{SectionReader: io.NewSectionReader(steady{a.f}, f.offset, f.size)}, nil
+}
+
+func (a *archive) Close() error { return a.f.Close() }

@@ -1,0 +1,143 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bundle reads images that are shipped as files: docker-save archives, OCI archives and OCI layout
+// directories, an archive being plain or compressed as a whole with gzip or zstd.
+//
+// [Open] lists the images of a bundle, and a [Bundle] then serves their blobs by digest, as a registry would: it is a
+// [transfer.Fetcher] and a [content.Provider]. What it is given is told by content, never by name:
+//
+//	first bytes 1f 8b, or a zstd frame   a compressed archive: decompress, then as below
+//	a tar header                         an archive
+//	a directory                          a layout
+//
+//	with the file oci-layout             OCI: the images are those of index.json, the blobs lie in blobs/ALGORITHM/HEX
+//	else with the file manifest.json     docker-save: the manifests are made here, byte for byte as containerd's
+//	                                     importer makes them, so that digests are those of `ctr image import`
+//
+// A plain archive is indexed by its headers, and blobs are read at their offsets. A compressed one can only be read
+// from its start: [Open] does so once, every [Bundle.Fetch] once more, and [Bundle.Walk] passes all blobs in one go.
+//
+// A bundle is trusted no more than a registry is. Names in it are keys and never become paths, all that is read is
+// bounded (see limits.go), and whoever stores a blob verifies its digest, as containerd's content store does.
+package bundle
+
+import (
+	"context"
+	"io"
+	"slices"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/transfer"
+	"github.com/containerd/containerd/v2/pkg/archive/compression"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+var (
+	_ transfer.Fetcher = (*Bundle)(nil)
+	_ content.Provider = (*Bundle)(nil)
+)
+
+// Image is one image of a bundle under one name. An image with several tags is several Images.
+type Image struct {
+	// Name is the full reference under which `ctr image import` would store the image. It is empty if the bundle
+	// gives none, or no more than a tag.
+	Name string
+	// Target is the manifest or the index of the image, without annotations. Its platform is kept if the bundle
+	// gives it; in a docker-save archive it is that of the image's config.
+	Target ocispec.Descriptor
+}
+
+// The formats of bundles, as [Bundle.Format] returns them.
+const (
+	formatOCIArchive    = "oci-archive"
+	formatOCILayout     = "oci-layout"
+	formatDockerArchive = "docker-archive"
+)
+
+// Bundle is an open bundle. Its methods may be called concurrently, but for Close.
+type Bundle struct {
+	path   string
+	id     identity
+	format string
+	files  files
+	images []Image
+	blobs  map[digest.Digest]*blob
+	// made are the digests of the manifests that were made here.
+	made []digest.Digest
+	// For listing only: the names and digests of images, the digests of files, and the files that are JSON.
+	listed map[string]bool
+	byFile map[*file]digest.Digest
+	small  map[*file]bool
+	// hashed says that a file was hashed to be listed, which a Listing saves the next time.
+	hashed bool
+}
+
+// blob is where the content of a digest is: in a file of the bundle, or in data if it was made here.
+type blob struct {
+	file *file
+	data []byte
+	size int64
+}
+
+// Path returns the path that the bundle was opened by.
+func (b *Bundle) Path() string { return b.path }
+
+// Format returns "oci-archive", "oci-layout" or "docker-archive". A docker-save archive that is an OCI archive too,
+// as Docker writes since version 25, is "oci-archive": it is read as one.
+func (b *Bundle) Format() string { return b.format }
+
+// Images returns the images of the bundle, in its order. A name that the bundle gives to two different images is
+// there twice; `ctr image import` would keep the last.
+func (b *Bundle) Images() []Image { return slices.Clone(b.images) }
+
+// Has reports whether the bundle holds the content of dgst.
+func (b *Bundle) Has(dgst digest.Digest) bool {
+	blob, ok := b.blobs[dgst]
+	return ok && (blob.file == nil || blob.file.unusable == "")
+}
+
+// Compressed reports whether the bundle is compressed as a whole, so that it can only be read from its start.
+func (b *Bundle) Compressed() bool {
+	_, ok := b.files.(*compressed)
+	return ok
+}
+
+// Changed reports whether the file at the path of b is no longer the one that was opened, or has been written to
+// since, or is gone. Of a layout directory the directory itself and its index.json are looked at.
+func (b *Bundle) Changed() bool {
+	id, err := identify(b.path)
+	return err != nil || id != b.id
+}
+
+// Close closes the files of b. Readers that Fetch and ReaderAt returned fail from then on.
+func (b *Bundle) Close() error { return b.files.Close() }
+
+// files are the files in a bundle: the entries of an archive, or the files below a layout directory.
+type files interface {
+	// find returns the file of a cleaned name.
+	find(name string) (*file, bool)
+	// all returns the files in the order in which they are read best.
+	all() []*file
+	// open returns the content of f. Where the bundle is plain the reader is a *section.
+	open(ctx context.Context, f *file) (io.ReadCloser, error)
+	io.Closer
+}
+
+// file is one file in a bundle.
+type file struct {
+	name string
+	size int64
+	// offset is where the content begins, in a plain archive.
+	offset int64
+	// link is what a symbolic link in an archive says.
+	link string
+	// unusable says why there is no content, in words that follow the name: "is a hard link". Empty if there is.
+	unusable string
+	// packed is how the content is compressed, where that was looked at; see sniffed.
+	packed  compression.Compression
+	sniffed bool
+	// digest is that of the content, if it was hashed.
+	digest digest.Digest
+}

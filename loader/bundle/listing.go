@@ -1,0 +1,90 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package bundle
+
+import (
+	"github.com/containerd/containerd/v2/pkg/archive/compression"
+	"github.com/opencontainers/go-digest"
+)
+
+// listingVersion changes when the meaning of a Listing does; one of another version is not used.
+const listingVersion = 1
+
+// Listing is what a later [Open] of the same file would otherwise have to decompress or hash. It is made to be kept as
+// JSON, where nobody writes whom the bundle's reader does not trust: what it says of a file that has not changed is
+// believed. It is small: names and sizes of entries, and the manifests and configs.
+type Listing struct {
+	Version int      `json:"version"`
+	File    identity `json:"file"`
+	Entries []entry  `json:"entries"`
+}
+
+// entry is one entry of an archive in a Listing.
+type entry struct {
+	Name     string                  `json:"name"`
+	Size     int64                   `json:"size"`
+	Link     string                  `json:"link,omitempty"`
+	Unusable string                  `json:"unusable,omitempty"`
+	Packed   compression.Compression `json:"packed,omitempty"`
+	Digest   digest.Digest           `json:"digest,omitempty"`
+	// Content is that of small files which are needed to list the bundle.
+	Content []byte `json:"content,omitempty"`
+}
+
+// Listing returns what makes a later Open of the same file cheap. It is nil where Open is cheap anyway: of a plain
+// bundle of which nothing had to be hashed.
+func (b *Bundle) Listing() *Listing {
+	l := &Listing{Version: listingVersion, File: b.id}
+	if c, ok := b.files.(*compressed); ok {
+		for _, f := range c.list {
+			l.Entries = append(l.Entries, entry{f.name, f.size, f.link, f.unusable, f.packed, f.digest, c.kept[f]})
+		}
+		return l
+	}
+	if !b.hashed {
+		return nil
+	}
+	for _, f := range b.files.all() {
+		if f.digest != "" {
+			l.Entries = append(l.Entries, entry{Name: f.name, Size: f.size, Digest: f.digest})
+		}
+	}
+	return l
+}
+
+// valid reports whether l can be used at all.
+func (l *Listing) valid() bool {
+	if l.Version != listingVersion || len(l.Entries) > maxFiles {
+		return false
+	}
+	for _, e := range l.Entries {
+		if e.Size < 0 || e.Digest != "" && e.Digest.Validate() != nil || e.Content != nil && int64(len(e.Content)) != e.Size {
+			return false
+		}
+	}
+	return true
+}
+
+// restore fills c from l.
+func (l *Listing) restore(c *compressed) error {
+	for _, e := range l.Entries {
+		f := &file{name: e.Name, size: e.Size, link: e.Link, unusable: e.Unusable, packed: e.Packed, digest: e.Digest, sniffed: true}
+		if err := c.insert(f); err != nil {
+			return err
+		}
+		if e.Content != nil {
+			c.kept[f] = e.Content
+		}
+	}
+	return nil
+}
+
+// restoreDigests tells the files of a plain archive their digests.
+func (l *Listing) restoreDigests(t *table) {
+	for _, e := range l.Entries {
+		if f, ok := t.find(e.Name); ok && f.size == e.Size {
+			f.digest = e.Digest
+		}
+	}
+}
