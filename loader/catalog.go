@@ -1,0 +1,257 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/log"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berth-edge/berth/loader/bundle"
+)
+
+// Catalog knows which bundle holds an image. Where two bundles hold different images of one name, it is that of the bundle
+// that comes first. It is safe for concurrent use.
+type Catalog struct {
+	platform platforms.MatchComparer
+	aliases  map[string]string // by the name that is wanted
+
+	mu      sync.Mutex
+	begun   bool // the bundles are known, if not yet what is in them
+	entries []*entry
+	names   map[string]*Image // by name:tag
+	digests map[string]*Image // by name@digest, of indexes and of manifests
+	changed chan struct{}     // closed when something is known that was not
+}
+
+func newCatalog(platform platforms.MatchComparer, aliases map[string]string) *Catalog {
+	return &Catalog{
+		platform: platform, aliases: aliases,
+		names: map[string]*Image{}, digests: map[string]*Image{}, changed: make(chan struct{}),
+	}
+}
+
+// OpenCatalog lists the bundles of paths, for who only wants to know what is in them. Bundles that cannot be read are left
+// out, as they are while loading.
+func OpenCatalog(ctx context.Context, o Options) *Catalog {
+	c := newCatalog(platforms.Only(o.Platform), o.Aliases)
+	files, err := find(o.Paths)
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("some bundles are left out")
+	}
+	for _, e := range c.begin(files) {
+		b, err := bundle.Open(ctx, e.path, nil)
+		if err != nil {
+			e.fail(err)
+			continue
+		}
+		c.list(ctx, e, b)
+	}
+	return c
+}
+
+// Find returns the image that a bundle holds under named: by its digest if named has one, else by its tag.
+func (c *Catalog) Find(named reference.Named) (*Image, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.find(named)
+}
+
+func (c *Catalog) find(named reference.Named) (*Image, bool) {
+	if digested, ok := named.(reference.Digested); ok {
+		image, ok := c.digests[named.Name()+"@"+digested.Digest().String()]
+		return image, ok
+	}
+	image, ok := c.names[reference.TagNameOnly(named).String()]
+	return image, ok
+}
+
+// Wait returns when it is known whether a bundle holds named, and when that image is not being loaded any more; at most
+// after limit.
+func (c *Catalog) Wait(ctx context.Context, named reference.Named, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		c.mu.Lock()
+		image, found := c.find(named)
+		changed := c.changed
+		known := c.begun && !slices.ContainsFunc(c.entries, func(e *entry) bool { return e.state == Listing })
+		c.mu.Unlock()
+		if found && !image.isLoading() || !found && known {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// notify wakes who waits. c.mu is held.
+func (c *Catalog) notify() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// begin sets the bundles there are. Those that did not change are kept with what is known of them.
+func (c *Catalog) begin(files []string) []*entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var entries []*entry
+	for _, e := range c.entries {
+		if e.byHand && isGone(e.path) {
+			e.byHand = false
+		}
+		if !e.byHand && !slices.Contains(files, e.path) {
+			e.close()
+		}
+	}
+	for _, e := range c.entries {
+		if e.byHand {
+			entries = append(entries, c.keep(e.path))
+		}
+	}
+	for _, path := range files {
+		if !slices.ContainsFunc(entries, func(e *entry) bool { return e.path == path }) {
+			entries = append(entries, c.keep(path))
+		}
+	}
+	c.entries, c.begun = entries, true
+	c.index()
+	c.notify()
+	return entries
+}
+
+// add puts bundles that are loaded by hand before those there are: who loads one wants what is in it.
+func (c *Catalog) add(files []string) []*entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var added []*entry
+	for _, path := range files {
+		e := c.keep(path)
+		e.byHand = true
+		added = append(added, e)
+	}
+	others := slices.DeleteFunc(c.entries, func(e *entry) bool { return slices.Contains(files, e.path) })
+	c.entries = append(slices.Clone(added), others...)
+	c.index()
+	c.notify()
+	return added
+}
+
+// keep returns the entry of a bundle, a new one if it changed or could not be read. c.mu is held.
+func (c *Catalog) keep(path string) *entry {
+	for _, e := range c.entries {
+		if e.path != path {
+			continue
+		}
+		if e.unchanged() {
+			for _, image := range e.images {
+				image.err = nil // it is tried again
+			}
+			return e
+		}
+		e.close()
+		return &entry{catalog: c, path: path, byHand: e.byHand, state: Listing}
+	}
+	return &entry{catalog: c, path: path, state: Listing}
+}
+
+// list notes what is in a bundle.
+func (c *Catalog) list(ctx context.Context, e *entry, b *bundle.Bundle) {
+	found, problems := imagesOf(ctx, b, c.platform)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e.bundle, e.images, e.problems, e.state = b, found, problems, Loading
+	for _, image := range found {
+		image.catalog = c
+	}
+	c.index()
+	c.notify()
+}
+
+// index makes the maps of names anew, from the bundles in their order. c.mu is held.
+func (c *Catalog) index() {
+	clear(c.names)
+	clear(c.digests)
+	for _, e := range c.entries {
+		for _, image := range e.images {
+			image.owned, image.lost = nil, nil
+			for _, name := range image.Names {
+				c.claim(name, image)
+			}
+		}
+	}
+	for wanted, has := range c.aliases {
+		if image, ok := c.names[has]; ok {
+			c.claim(wanted, image)
+		}
+	}
+}
+
+// claim gives an image a name, unless a bundle before it has it.
+func (c *Catalog) claim(name string, image *Image) {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return
+	}
+	key := reference.TagNameOnly(named).String()
+	if first, ok := c.names[key]; ok && first.Target.Digest != image.Target.Digest {
+		image.lost = append(image.lost, fmt.Sprintf("%s is that of %s (%s)", name, first.Bundle.Path(), first.Target.Digest))
+		return
+	}
+	if _, ok := c.names[key]; !ok {
+		c.names[key] = image
+		image.owned = append(image.owned, name)
+	}
+	for _, d := range append([]digest.Digest{image.Target.Digest}, image.contents.manifests...) {
+		key := named.Name() + "@" + d.String()
+		if _, ok := c.digests[key]; !ok {
+			c.digests[key] = image
+		}
+	}
+}
+
+// take returns the images of a bundle that are to be loaded from it: those of which it has a name.
+func (c *Catalog) take(e *entry) []*Image {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var taken []*Image
+	for _, image := range e.images {
+		if image.err == nil && len(image.owned) > 0 {
+			taken = append(taken, image)
+		}
+	}
+	return taken
+}
+
+// holds reports whether a bundle is one of the catalog's.
+func (c *Catalog) holds(path string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.entries, func(e *entry) bool { return e.path == path })
+}
+
+// before reports whether a bundle is one of the catalog's and stands before another.
+func (c *Catalog) before(path, other string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.entries {
+		switch e.path {
+		case other:
+			return false
+		case path:
+			return e.state != Failed
+		}
+	}
+	return false
+}

@@ -1,0 +1,67 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// lacks is what of an image is not there.
+type lacks struct {
+	missing  []ocispec.Descriptor // blobs that the content store does not know
+	damaged  []ocispec.Descriptor // blobs that it knows, and that are not there or have another size
+	snapshot bool
+}
+
+func (k lacks) nothing() bool { return len(k.missing) == 0 && len(k.damaged) == 0 && !k.snapshot }
+
+// check looks for everything that an image is made of. It reads no content: a blob that has its size is taken for whole,
+// and so is a snapshot that is there.
+func (l *Loader) check(ctx context.Context, image *Image) (lacks, error) {
+	var k lacks
+	if id := image.contents.chainID(); id != "" {
+		_, err := l.Snapshots.Stat(ctx, id)
+		if err != nil && !errdefs.IsNotFound(err) {
+			return k, fmt.Errorf("look for snapshot %s: %w", id, err)
+		}
+		k.snapshot = err != nil
+	}
+	wanted := image.contents.blobs
+	if !l.DropLayers || k.snapshot {
+		wanted = image.contents.all()
+	}
+	for _, desc := range wanted {
+		_, err := l.Content.Info(ctx, desc.Digest)
+		if errdefs.IsNotFound(err) {
+			k.missing = append(k.missing, desc)
+			continue
+		}
+		if err != nil {
+			return k, fmt.Errorf("look for blob %s: %w", desc.Digest, err)
+		}
+		if whole, err := l.isWhole(ctx, desc); err != nil {
+			return k, err
+		} else if !whole {
+			k.damaged = append(k.damaged, desc)
+		}
+	}
+	return k, nil
+}
+
+// isWhole reports whether a blob that the content store knows is there, with its size.
+func (l *Loader) isWhole(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	ra, err := l.Content.ReaderAt(ctx, desc)
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("open blob %s: %w", desc.Digest, err)
+	}
+	defer ra.Close()
+	return ra.Size() == desc.Size, nil
+}

@@ -1,0 +1,74 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/transfer"
+	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// destination is where an image is loaded to: containerd's stores, under all its names.
+type destination struct {
+	loader *Loader
+	image  *Image
+}
+
+var (
+	_ transfer.ImageStorer   = (*destination)(nil)
+	_ transfer.ImageFilterer = (*destination)(nil)
+	_ transfer.ImageUnpacker = (*destination)(nil)
+)
+
+// Store implements [transfer.ImageStorer].
+func (d *destination) Store(ctx context.Context, _ ocispec.Descriptor, store images.Store) ([]images.Image, error) {
+	if _, err := d.loader.record(ctx, store, d.image); err != nil {
+		return nil, err
+	}
+	return nil, nil
+}
+
+// ImageFilter implements [transfer.ImageFilterer]: of an index, only what is for this machine is loaded.
+func (d *destination) ImageFilter(h images.HandlerFunc, store content.Store) images.HandlerFunc {
+	if d.loader.DropLayers {
+		store = layerless{store}
+	}
+	h = images.SetChildrenMappedLabels(store, h, nil)
+	wanted := d.image.contents.all()
+	return func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		children, err := h(ctx, desc)
+		return slices.DeleteFunc(children, func(child ocispec.Descriptor) bool {
+			return !slices.ContainsFunc(wanted, func(w ocispec.Descriptor) bool { return w.Digest == child.Digest })
+		}), err
+	}
+}
+
+// UnpackPlatforms implements [transfer.ImageUnpacker].
+func (d *destination) UnpackPlatforms() []transfer.UnpackConfiguration {
+	return []transfer.UnpackConfiguration{{Platform: d.loader.Platform, Snapshotter: d.loader.Snapshotter}}
+}
+
+// layerless leaves out the labels that keep a manifest's layers from garbage collection.
+type layerless struct{ content.Store }
+
+const layerLabel = "containerd.io/gc.ref.content.l."
+
+func (s layerless) Update(ctx context.Context, info content.Info, fieldpaths ...string) (content.Info, error) {
+	paths := slices.DeleteFunc(slices.Clone(fieldpaths), func(p string) bool { return strings.HasPrefix(p, "labels."+layerLabel) })
+	if len(fieldpaths) > 0 && len(paths) == 0 {
+		return info, nil
+	}
+	info.Labels = maps.Clone(info.Labels)
+	maps.DeleteFunc(info.Labels, func(name, _ string) bool { return strings.HasPrefix(name, layerLabel) })
+	return s.Store.Update(ctx, info, paths...)
+}
+
+func formatted(p ocispec.Platform) string { return platforms.FormatAll(p) }

@@ -1,0 +1,139 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// find returns the bundles of paths: the path itself if it is a file or an OCI layout, else the files and layouts that
+// lie in it, by name. What is not there is fine; what must not be trusted is an error, and the rest is returned with it.
+func find(paths []string) ([]string, error) {
+	var files []string
+	var errs []error
+	add := func(path string) {
+		if !slices.Contains(files, path) {
+			files = append(files, path)
+		}
+	}
+	for _, path := range paths {
+		path = filepath.Clean(path)
+		info, err := os.Stat(path) // the path is the operator's own and may be a link
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
+			errs = append(errs, fmt.Errorf("find bundles: %w", err))
+			continue
+		case !info.IsDir() || isLayout(path):
+			if err := trusted(path, info); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			add(path)
+			continue
+		}
+		if err := trusted(path, info); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		inside, err := findIn(path)
+		errs = append(errs, err)
+		for _, file := range inside {
+			add(file)
+		}
+	}
+	return files, errors.Join(errs...)
+}
+
+// findIn returns the bundles that lie in a directory. Hidden files, and those that a copy in progress is called by, are
+// none.
+func findIn(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("find bundles: %w", err)
+	}
+	var files []string
+	var errs []error
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if strings.HasPrefix(e.Name(), ".") || strings.HasSuffix(e.Name(), ".partial") || strings.HasSuffix(e.Name(), ".tmp") {
+			continue
+		}
+		info, err := os.Lstat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil && info.Mode()&fs.ModeSymlink != 0 {
+			info, err = os.Stat(path)
+			if errors.Is(err, fs.ErrNotExist) {
+				err = fmt.Errorf("find bundles: %s is a link that leads nowhere", path)
+			}
+			if err == nil {
+				err = trustedTarget(path)
+			}
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		switch {
+		case info.IsDir() && !isLayout(path), !info.IsDir() && !info.Mode().IsRegular():
+			continue // no bundle
+		}
+		if err := trusted(path, info); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		files = append(files, path)
+	}
+	return files, errors.Join(errs...)
+}
+
+func isLayout(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, ocispec.ImageLayoutFile))
+	return err == nil
+}
+
+// trusted refuses what others than root, or the user that containerd runs as, can change: whoever can put a bundle there
+// decides what the cluster runs.
+func trusted(path string, info fs.FileInfo) error {
+	if !info.IsDir() && !info.Mode().IsRegular() {
+		return fmt.Errorf("refusing bundle %s: it is no regular file", path)
+	}
+	what := "bundle"
+	if info.IsDir() {
+		what = "bundles in"
+	}
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		return fmt.Errorf("refusing %s %s: mode %04o: others can write to it; chmod go-w", what, path, mode)
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
+		return fmt.Errorf("refusing %s %s: it belongs to user %d; chown root", what, path, stat.Uid)
+	}
+	return nil
+}
+
+// trustedTarget refuses a link into a directory that others can write to.
+func trustedTarget(path string) error {
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return fmt.Errorf("find bundles: %w", err)
+	}
+	dir := filepath.Dir(target)
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("find bundles: %w", err)
+	}
+	return trusted(dir, info)
+}

@@ -1,0 +1,230 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/transfer"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-edge/berth/loader/bundle"
+)
+
+// Image is one image of a bundle.
+type Image struct {
+	Bundle *bundle.Bundle
+	Target ocispec.Descriptor
+	// Names are all that the bundle gives it.
+	Names []string
+
+	catalog  *Catalog
+	contents contents
+	read     atomic.Int64 // bytes
+
+	// Guarded by the catalog.
+	owned []string // the names, aliases too, that no bundle before has
+	lost  []string // why it does not have the others
+	state State
+	err   error
+}
+
+var _ transfer.ImageFetcher = (*Source)(nil)
+
+// Source is an [Image] under one name, as a pull takes it.
+type Source struct {
+	image *Image
+	name  string
+}
+
+// NewSource returns an image under a name.
+func NewSource(image *Image, name string) *Source { return &Source{image, name} }
+
+// Resolve implements [transfer.ImageResolver].
+func (s *Source) Resolve(context.Context) (string, ocispec.Descriptor, error) {
+	return s.name, s.image.Target, nil
+}
+
+// Fetcher implements [transfer.ImageFetcher].
+func (s *Source) Fetcher(context.Context, string) (transfer.Fetcher, error) {
+	return fetcher{s.image}, nil
+}
+
+// Image returns the name, which a transfer's source is known by.
+func (s *Source) Image() string { return s.name }
+
+func (s *Source) String() string { return fmt.Sprintf("bundle (%s)", s.image.Bundle.Path()) }
+
+// fetcher reads an image's content from its bundle, and counts it.
+type fetcher struct{ image *Image }
+
+// Fetch implements [transfer.Fetcher].
+func (f fetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	r, err := f.image.Bundle.Fetch(ctx, desc)
+	if err != nil {
+		return nil, err
+	}
+	counting := &reader{r, f.image}
+	if seeker, ok := r.(io.Seeker); ok {
+		return &seekingReader{counting, seeker}, nil
+	}
+	return counting, nil
+}
+
+type reader struct {
+	io.ReadCloser
+	image *Image
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	r.image.read.Add(int64(n))
+	bytesRead.Add(float64(n))
+	return n, err
+}
+
+// seekingReader forwards Seek, or what was half-written could not be taken up.
+type seekingReader struct {
+	*reader
+	io.Seeker
+}
+
+// contents is what of an image is for this machine.
+type contents struct {
+	manifests []digest.Digest      // that a digest in a reference may name
+	blobs     []ocispec.Descriptor // indexes, the manifest, its config
+	layers    []ocispec.Descriptor
+	config    ocispec.Descriptor
+	diffIDs   []digest.Digest
+}
+
+func (c contents) all() []ocispec.Descriptor { return append(slices.Clone(c.blobs), c.layers...) }
+
+func (c contents) size() (n int64) {
+	for _, desc := range c.all() {
+		n += desc.Size
+	}
+	return n
+}
+
+// chainID names the snapshot of the whole image; "" if it has no layers.
+func (c contents) chainID() string {
+	if len(c.diffIDs) == 0 {
+		return ""
+	}
+	return identity.ChainID(slices.Clone(c.diffIDs)).String()
+}
+
+// imagesOf returns the images of a bundle, and what is wrong with those that cannot be used.
+func imagesOf(ctx context.Context, b *bundle.Bundle, platform platforms.MatchComparer) (found []*Image, problems []error) {
+	byDigest := map[digest.Digest]*Image{}
+	for _, i := range b.Images() {
+		if i.Name == "" {
+			problems = append(problems, fmt.Errorf("image %s of bundle %s has no name: give it one when it is saved", i.Target.Digest, b.Path()))
+			continue
+		}
+		if image, ok := byDigest[i.Target.Digest]; ok {
+			image.Names = append(image.Names, i.Name)
+			continue
+		}
+		image := &Image{Bundle: b, Target: i.Target, Names: []string{i.Name}, state: Waiting}
+		var err error
+		if image.contents, err = contentsOf(ctx, b, i.Target, platform, 0); err != nil {
+			problems = append(problems, fmt.Errorf("image %s of bundle %s: %w", i.Name, b.Path(), err))
+			continue
+		}
+		byDigest[i.Target.Digest] = image
+		found = append(found, image)
+	}
+	return found, problems
+}
+
+const maxNesting = 8
+
+// contentsOf goes from an image's target down to the one manifest for this machine. What an index names for other
+// platforms need not be in the bundle.
+func contentsOf(ctx context.Context, b content.Provider, desc ocispec.Descriptor, platform platforms.MatchComparer, depth int) (contents, error) {
+	if depth > maxNesting {
+		return contents{}, fmt.Errorf("indexes are nested more than %d deep: %w", maxNesting, errdefs.ErrInvalidArgument)
+	}
+	children, err := images.Children(ctx, b, desc)
+	if err != nil {
+		return contents{}, err
+	}
+	if images.IsManifestType(desc.MediaType) {
+		return contentsOfManifest(ctx, b, desc, children, platform)
+	}
+	children = slices.DeleteFunc(children, func(d ocispec.Descriptor) bool {
+		return d.Platform != nil && !platform.Match(*d.Platform) || !images.IsManifestType(d.MediaType) && !images.IsIndexType(d.MediaType)
+	})
+	slices.SortStableFunc(children, func(a, b ocispec.Descriptor) int {
+		switch {
+		case a.Platform != nil && (b.Platform == nil || platform.Less(*a.Platform, *b.Platform)):
+			return -1
+		case b.Platform != nil && (a.Platform == nil || platform.Less(*b.Platform, *a.Platform)):
+			return 1
+		}
+		return 0
+	})
+	var absent []string
+	for _, child := range children {
+		c, err := contentsOf(ctx, b, child, platform, depth+1)
+		if err == nil {
+			c.manifests = append(c.manifests, child.Digest)
+			c.blobs = append([]ocispec.Descriptor{desc}, c.blobs...)
+			return c, nil
+		}
+		if !errdefs.IsNotFound(err) {
+			return contents{}, err
+		}
+		absent = append(absent, err.Error())
+	}
+	return contents{}, fmt.Errorf("no image for this machine%s: %w", strings.Join(append([]string{""}, absent...), "; "), errdefs.ErrNotFound)
+}
+
+func contentsOfManifest(ctx context.Context, b content.Provider, desc ocispec.Descriptor, children []ocispec.Descriptor, platform platforms.MatchComparer) (contents, error) {
+	c := contents{blobs: []ocispec.Descriptor{desc}}
+	for _, child := range children {
+		switch {
+		case images.IsLayerType(child.MediaType):
+			c.layers = append(c.layers, child)
+		case images.IsConfigType(child.MediaType):
+			c.config = child
+			c.blobs = append(c.blobs, child)
+		default:
+			c.blobs = append(c.blobs, child)
+		}
+	}
+	if c.config.Digest == "" {
+		return contents{}, fmt.Errorf("manifest %s has no image configuration: %w", desc.Digest, errdefs.ErrInvalidArgument)
+	}
+	text, err := content.ReadBlob(ctx, b, c.config)
+	if err != nil {
+		return contents{}, err
+	}
+	var config ocispec.Image
+	if err := json.Unmarshal(text, &config); err != nil {
+		return contents{}, fmt.Errorf("configuration %s: %w", c.config.Digest, err)
+	}
+	if config.OS != "" && !platform.Match(config.Platform) {
+		return contents{}, fmt.Errorf("it is for %s, this machine is another: %w", platforms.FormatAll(config.Platform), errdefs.ErrNotFound)
+	}
+	c.diffIDs = config.RootFS.DiffIDs
+	if len(c.diffIDs) != len(c.layers) {
+		return contents{}, fmt.Errorf("number of layers and diffIDs don't match: %d != %d: %w", len(c.layers), len(c.diffIDs), errdefs.ErrInvalidArgument)
+	}
+	return c, nil
+}

@@ -1,0 +1,190 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"syscall"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// loadImage makes an image whole: it repairs what is damaged, pulls what is missing, and records the image under its names.
+func (l *Loader) loadImage(ctx context.Context, image *Image) (State, error) {
+	k, err := l.check(ctx, image)
+	if err != nil {
+		return Failed, err
+	}
+	if k.nothing() {
+		changed, err := l.record(ctx, l.Images, image)
+		if changed {
+			return Repaired, err
+		}
+		return Present, err
+	}
+	if err := l.enoughSpace(k); err != nil {
+		return Failed, err
+	}
+	if err := l.supply(ctx, image, k); err != nil {
+		return Failed, l.diagnose(ctx, image, err)
+	}
+	if err := l.Transfer.Transfer(ctx, NewSource(image, image.Names[0]), &destination{loader: l, image: image}); err != nil {
+		l.reset(ctx, image)
+		return Failed, l.diagnose(ctx, image, err)
+	}
+	if k, err = l.check(ctx, image); err != nil {
+		return Failed, err
+	}
+	if k.snapshot {
+		return Failed, fmt.Errorf("not unpacked: containerd's transfer service has no unpack_config for %s and snapshotter %q", formatted(l.Platform), l.Snapshotter)
+	}
+	if !k.nothing() {
+		return Failed, fmt.Errorf("blob %s is not there after all: something removed it", append(k.missing, k.damaged...)[0].Digest)
+	}
+	return Loaded, nil
+}
+
+// supply writes the blobs that a pull would not: those that are damaged, since it takes what is known for whole; and those
+// of layers whose snapshots exist, since it skips these.
+func (l *Loader) supply(ctx context.Context, image *Image, k lacks) error {
+	for _, desc := range k.damaged {
+		if err := l.repair(ctx, image, desc); err != nil {
+			return err
+		}
+	}
+	if k.snapshot {
+		return nil
+	}
+	for _, desc := range k.missing {
+		if err := l.write(ctx, image, desc); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// repair puts a blob in the place of one that the content store knows and that is damaged. The store itself would refuse to
+// write what it has.
+func (l *Loader) repair(ctx context.Context, image *Image, desc ocispec.Descriptor) error {
+	log.G(ctx).WithFields(log.Fields{"image": image.Names[0], "digest": desc.Digest, "bundle": image.Bundle.Path()}).
+		Warn("blob is damaged: it is written again from its bundle")
+	if !image.Bundle.Has(desc.Digest) {
+		return fmt.Errorf("blob %s is damaged and not in the bundle: %w", desc.Digest, errdefs.ErrNotFound)
+	}
+	if err := l.Blobs.Delete(ctx, desc.Digest); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove damaged blob %s: %w", desc.Digest, err)
+	}
+	return l.writeTo(ctx, l.Blobs, "berth-repair-"+desc.Digest.String(), image, desc)
+}
+
+func (l *Loader) write(ctx context.Context, image *Image, desc ocispec.Descriptor) error {
+	return l.writeTo(ctx, l.Content, remotes.MakeRefKey(ctx, desc), image, desc)
+}
+
+func (l *Loader) writeTo(ctx context.Context, store content.Store, ref string, image *Image, desc ocispec.Descriptor) error {
+	r, err := fetcher{image}.Fetch(ctx, desc)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return writeBlob(ctx, store, ref, desc, r)
+}
+
+// writeBlob writes a blob from its start, whatever was written of it before.
+func writeBlob(ctx context.Context, store content.Ingester, ref string, desc ocispec.Descriptor, r io.Reader) error {
+	w, err := content.OpenWriter(ctx, store, content.WithRef(ref), content.WithDescriptor(desc))
+	if errdefs.IsAlreadyExists(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("write blob %s: %w", desc.Digest, err)
+	}
+	defer w.Close()
+	if err := w.Truncate(0); err != nil {
+		return fmt.Errorf("write blob %s: %w", desc.Digest, err)
+	}
+	if err := content.Copy(ctx, w, r, desc.Size, desc.Digest); err != nil {
+		_ = w.Truncate(0) // give the space back
+		return fmt.Errorf("write blob %s: %w", desc.Digest, err)
+	}
+	return nil
+}
+
+// fetchAll writes the blobs that images of a compressed bundle lack, in one go through it. A pull would read the bundle from
+// its start for each.
+func (l *Loader) fetchAll(ctx context.Context, e *entry, images []*Image) error {
+	wanted := map[digest.Digest]ocispec.Descriptor{}
+	for _, image := range images {
+		k, err := l.check(ctx, image)
+		if err != nil {
+			return err
+		}
+		for _, desc := range append(k.missing, k.damaged...) {
+			wanted[desc.Digest] = desc
+			if slices.ContainsFunc(k.damaged, func(d ocispec.Descriptor) bool { return d.Digest == desc.Digest }) {
+				delete(wanted, desc.Digest) // repaired by itself
+			}
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	if err := l.work.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer l.work.Release(1)
+	return e.bundle.Walk(ctx, func(d digest.Digest, _ int64, r io.Reader) error {
+		desc, ok := wanted[d]
+		if !ok {
+			return nil
+		}
+		delete(wanted, d)
+		return writeBlob(ctx, l.Content, remotes.MakeRefKey(ctx, desc), desc, r)
+	})
+}
+
+// reset empties what a failed load left half-written: containerd would go on where it ended, even with bytes that were
+// wrong. An ingest that a pull holds open stays.
+func (l *Loader) reset(ctx context.Context, image *Image) {
+	ctx = context.WithoutCancel(ctx)
+	for _, desc := range image.contents.all() {
+		key := remotes.MakeRefKey(ctx, desc)
+		if _, err := l.Content.Status(ctx, key); err != nil {
+			continue
+		}
+		w, err := l.Content.Writer(ctx, content.WithRef(key), content.WithDescriptor(desc))
+		if err != nil {
+			continue
+		}
+		if err := w.Truncate(0); err != nil {
+			log.G(ctx).WithError(err).WithField("digest", desc.Digest).Warn("reset a failed load")
+		}
+		w.Close()
+	}
+}
+
+// diagnose says why a load failed, in the words of the bundle if it is the bundle's fault: containerd's do not name the file.
+func (l *Loader) diagnose(ctx context.Context, image *Image, err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EDQUOT) || ctx.Err() != nil {
+		return err
+	}
+	for _, desc := range image.contents.all() {
+		if !image.Bundle.Has(desc.Digest) {
+			continue // there is another copy, or the error says that there is none
+		}
+		if wrong := image.Bundle.Check(ctx, desc); wrong != nil {
+			return wrong
+		}
+	}
+	return err
+}

@@ -1,0 +1,277 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+// Package loader imports the images that ship with a machine.
+//
+// A bundle is a source like a registry is one: loading is pulling from it, through containerd's own transfer service. So
+// leases, digests, labels of garbage collection and the skipping of what exists are containerd's. What the loader adds is
+// in three steps, for every image of every bundle:
+//
+//	check    what of the image is there, whole, and recorded as it should be; nothing is assumed, and nothing that is
+//	         there is written again
+//	repair   what is there and damaged; a pull would take it for whole
+//	pull     what is missing
+//
+// A [Catalog] knows which bundle holds an image, for pulls of the same image that come from elsewhere.
+package loader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/transfer"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/semaphore"
+)
+
+// Options are what an operator sets.
+type Options struct {
+	// Paths are bundles, and directories that hold bundles. One that is absent is fine.
+	Paths []string
+	// Namespace is where images are loaded into.
+	Namespace string
+	// Pin keeps kubelet's garbage collection from loaded images.
+	Pin bool
+	// Parallel is how many images are loaded at once, 1 or more.
+	Parallel int
+	// Snapshotter is the one that images are unpacked for, "" for containerd's default.
+	Snapshotter string
+	// Platform is that of the images to load.
+	Platform ocispec.Platform
+	// Wait bounds how long a pull waits for a bundle to be listed, and for an image that is being loaded.
+	Wait time.Duration
+	// Aliases are further names of images: the name that is wanted, and the name that a bundle has.
+	Aliases map[string]string
+	// KeepOthers leaves a name alone that is already that of another image, which no bundle brought.
+	KeepOthers bool
+	// DropLayers lets garbage collection take compressed layers that are unpacked: the bundle can serve them again.
+	DropLayers bool
+}
+
+// Node is what the loader works on: containerd's own stores and services.
+type Node struct {
+	Images  images.Store
+	Content content.Store
+	// Blobs is the store under Content, which knows no namespaces.
+	Blobs    content.Store
+	Leases   leases.Manager
+	Transfer transfer.Transferrer
+	// Snapshots is the snapshotter of [Options].
+	Snapshots snapshots.Snapshotter
+	// Root is a directory for what the loader remembers.
+	Root string
+}
+
+// Loader loads bundles. It is safe for concurrent use.
+type Loader struct {
+	Options
+	Node
+	catalog  *Catalog
+	platform platforms.MatchComparer
+	work     *semaphore.Weighted // one for each image or bundle that is worked on
+
+	rounds sync.Mutex // one round of loading at a time
+}
+
+// New returns a loader that has loaded nothing yet.
+func New(o Options, n Node) *Loader {
+	platform := platforms.Only(o.Platform)
+	return &Loader{
+		Options: o, Node: n, platform: platform,
+		catalog: newCatalog(platform, o.Aliases),
+		work:    semaphore.NewWeighted(int64(o.Parallel)),
+	}
+}
+
+// Catalog returns what the loader knows of its bundles.
+func (l *Loader) Catalog() *Catalog { return l.catalog }
+
+// Load lists the bundles of Paths and loads what is not loaded yet. An error says that at least one image or bundle could
+// not be loaded; the catalog says which, and why. Bundles that have gone since the last time are let go of.
+func (l *Loader) Load(ctx context.Context) error {
+	l.rounds.Lock()
+	defer l.rounds.Unlock()
+	ctx = namespaces.WithNamespace(ctx, l.Namespace)
+	start := time.Now()
+	files, err := find(l.Paths)
+	if err != nil {
+		log.G(ctx).WithError(err).Error("some bundles cannot be loaded")
+	}
+	entries := l.catalog.begin(files)
+	failed := l.loadAll(ctx, entries)
+	if failed == nil && err == nil {
+		err = l.letGo(ctx)
+	}
+	l.endLease(ctx)
+	summarize(ctx, entries, time.Since(start))
+	return errors.Join(err, failed)
+}
+
+// LoadPaths loads bundles by hand, in the background; ctx ends it. An error says that there is nothing to load.
+func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
+	files, err := find(paths)
+	if err == nil && len(files) == 0 {
+		err = fmt.Errorf("no bundle in %s: %w", strings.Join(paths, ", "), errdefs.ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	load := &Load{done: make(chan struct{})}
+	l.rounds.Lock()
+	load.entries = l.catalog.add(files)
+	go func() {
+		defer close(load.done)
+		defer l.rounds.Unlock()
+		ctx := namespaces.WithNamespace(ctx, l.Namespace)
+		if err := l.loadAll(ctx, load.entries); err != nil {
+			log.G(ctx).WithError(err).Debug("load by hand")
+		}
+		l.endLease(ctx)
+	}()
+	return load, nil
+}
+
+// Load is bundles that are loaded by hand.
+type Load struct {
+	entries []*entry
+	done    chan struct{}
+}
+
+// Done is closed when the load has ended.
+func (l *Load) Done() <-chan struct{} { return l.done }
+
+// Status says how the bundles stand.
+func (l *Load) Status() []BundleStatus {
+	all := make([]BundleStatus, 0, len(l.entries))
+	for _, e := range l.entries {
+		all = append(all, e.status())
+	}
+	return all
+}
+
+// loadAll lists and loads bundles, those at the front first.
+func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
+	ctx, err := l.lease(ctx)
+	if err != nil {
+		return err
+	}
+	var work sync.WaitGroup
+	for _, e := range entries {
+		work.Go(func() {
+			defer l.recovered(ctx, e.fail)
+			l.loadBundle(ctx, e)
+		})
+	}
+	work.Wait()
+	var errs []error
+	for _, e := range entries {
+		errs = append(errs, e.error())
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Loader) loadBundle(ctx context.Context, e *entry) {
+	start := time.Now()
+	if !l.list(ctx, e) {
+		return
+	}
+	loaded := l.catalog.take(e)
+	if e.bundle.Compressed() {
+		if err := l.fetchAll(ctx, e, loaded); err != nil {
+			e.fail(err)
+			return
+		}
+	}
+	var work sync.WaitGroup
+	for _, image := range loaded {
+		work.Go(func() {
+			defer l.recovered(ctx, image.fail)
+			if err := l.work.Acquire(ctx, 1); err != nil {
+				image.fail(err)
+				return
+			}
+			defer l.work.Release(1)
+			image.start()
+			result, err := l.loadImage(ctx, image)
+			image.end(result, err)
+		})
+	}
+	work.Wait()
+	e.end()
+	announce(ctx, e, time.Since(start))
+}
+
+// list opens a bundle and reads what is in it, unless that is known. It reports whether there is anything to load.
+func (l *Loader) list(ctx context.Context, e *entry) bool {
+	if e.listed() {
+		return e.bundle != nil
+	}
+	if err := l.work.Acquire(ctx, 1); err != nil {
+		e.fail(err)
+		return false
+	}
+	defer l.work.Release(1)
+	for {
+		before, err := os.Lstat(e.path)
+		if err != nil {
+			e.fail(err)
+			return false
+		}
+		b, err := l.open(ctx, e.path)
+		if err == nil {
+			l.catalog.list(ctx, e, b)
+			return true
+		}
+		if time.Since(before.ModTime()).Abs() < settled && wait(ctx, settled/4) {
+			continue // it may still be copied
+		}
+		e.cannotRead(before, err)
+		log.G(ctx).WithField("bundle", e.path).WithError(err).Error("bundle cannot be loaded")
+		return false
+	}
+}
+
+// settled is how long ago a bundle was written for its faults to be its own, and not those of a copy that is not complete.
+const settled = 2 * time.Second
+
+// wait reports whether d passed before ctx ended.
+func wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// recovered keeps a panic from ending containerd.
+func (l *Loader) recovered(ctx context.Context, fail func(error)) {
+	if r := recover(); r != nil {
+		log.G(ctx).WithField("stack", string(debug.Stack())).Errorf("panic while loading: %v", r)
+		fail(fmt.Errorf("panic: %v", r))
+	}
+}
+
+// owned reports whether path is one of l's paths, or lies in one of them.
+func (l *Loader) owned(path string) bool {
+	return slices.ContainsFunc(l.Paths, func(p string) bool {
+		p = filepath.Clean(p)
+		return path == p || filepath.Dir(path) == p
+	})
+}
