@@ -159,7 +159,7 @@ func removeUnknownContent(ctx context.Context, names []string, known content.Man
 			return err // what is known is not complete
 		}
 	}
-	return store.Walk(ctx, func(info content.Info) error {
+	err = store.Walk(ctx, func(info content.Info) error {
 		if seen[info.Digest] {
 			return nil
 		}
@@ -168,6 +168,10 @@ func removeUnknownContent(ctx context.Context, names []string, known content.Man
 		}
 		return nil
 	})
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // nothing was ever stored
+	}
+	return err
 }
 
 // removeOrphanedSnapshots has the overlay snapshotter remove directories that its database does not know. It makes the
@@ -182,8 +186,12 @@ func removeOrphanedSnapshots(ic *plugin.InitContext) error {
 	if err != nil {
 		return nil // containerd says so itself
 	}
-	if c, ok := instance.(snapshots.Cleaner); ok {
-		return c.Cleanup(ic.Context)
+	c, ok := instance.(snapshots.Cleaner)
+	if !ok {
+		return nil
+	}
+	if err := c.Cleanup(ic.Context); !errdefs.IsNotFound(err) { // that is a database without any snapshot
+		return err
 	}
 	return nil
 }

@@ -53,10 +53,10 @@ var StanzaKeys = []string{"registries", "rules"}
 // WarnNotImported warns of drop-ins beside containerd's main file that name our plugins and are not read, and of keys that
 // were likely meant for our stanza and have no effect.
 func WarnNotImported(ctx context.Context, mainConfig string) {
-	for _, file := range dropin.NotImported(mainConfig, ResolverURI) {
+	for _, file := range dropin.NotImported(mainConfig, ResolverURI, LoaderURI) {
 		log.G(ctx).Warnf("%s is not read: %s does not import it; add imports = [%q]", file, mainConfig, dropin.Pattern(mainConfig))
 	}
-	for _, u := range dropin.Misplaced(mainConfig, ResolverURI, StanzaKeys...) {
+	for _, u := range append(dropin.Misplaced(mainConfig, ResolverURI, StanzaKeys...), dropin.Misplaced(mainConfig, LoaderURI)...) {
 		log.G(ctx).Warnf("%s:%d: %s %s", u.File, u.Line, u.Key, u.Text)
 	}
 }
@@ -69,6 +69,7 @@ type Resolver struct {
 	Discard   atomic.Bool // layers that are unpacked may be collected
 
 	mu        sync.Mutex
+	bundles   resolver.Bundles // nil if none are offered
 	state     State
 	loadedAt  time.Time
 	cri       []string // what was done to CRI's settings
@@ -145,7 +146,17 @@ func (r *Resolver) Routes(ctx context.Context) (*resolver.Routes, error) {
 	if (s.Err != nil || !s.Loaded.Configured()) && time.Since(r.loadedAt) > retry {
 		s = r.load(ctx)
 	}
+	if s.Err == nil && r.bundles != nil {
+		return s.Routes.With(r.bundles), nil
+	}
 	return s.Routes, s.Err
+}
+
+// offer puts bundles in front of the routes.
+func (r *Resolver) offer(bundles resolver.Bundles) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bundles = bundles
 }
 
 // announce says what came into force.

@@ -100,7 +100,7 @@ func TestBadConfigurationRefusesUntilItIsMended(t *testing.T) {
 			writeFile(t, file, goodRules)
 			waited(r)
 			routes, err = r.Routes(ctx)
-			if err != nil || routes.Route("quay.io/a:1").Rule != "quay.io" {
+			if err != nil || routes.Route(t.Context(), "quay.io/a:1").Rule != "quay.io" {
 				t.Fatalf("mended: got %v, %v, want routes", routes, err)
 			}
 			if !strings.Contains(logged.String(), "pulls go along the rules") {
@@ -180,7 +180,7 @@ func TestGoodConfigurationStays(t *testing.T) {
 	for _, text := range []string{"[[rules]\n", ""} {
 		writeFile(t, file, text)
 		waited(r)
-		if routes, err := r.Routes(ctx); err != nil || routes.Route("quay.io/a").Rule != "quay.io" {
+		if routes, err := r.Routes(ctx); err != nil || routes.Route(t.Context(), "quay.io/a").Rule != "quay.io" {
 			t.Errorf("file %q: got %v, %v, want the rules of before", text, routes, err)
 		}
 	}

@@ -24,16 +24,20 @@ func init() {
 	registry.Register(&plugin.Registration{
 		Type:     plugins.GRPCPlugin,
 		ID:       "berth",
-		Requires: []plugin.Type{ResolverPlugin},
+		Requires: []plugin.Type{ResolverPlugin, LoaderPlugin},
 		InitFn: func(ic *plugin.InitContext) (any, error) {
 			r, err := resolverOf(ic)
 			if err != nil {
 				return nil, err
 			}
-			if r == nil {
+			l, err := loaderOf(ic)
+			if err != nil {
+				return nil, err
+			}
+			if r == nil && l == nil {
 				return nil, plugin.ErrSkipPlugin
 			}
-			return &service{resolver: r}, nil
+			return &service{resolver: r, loader: l}, nil
 		},
 	})
 }
@@ -41,7 +45,8 @@ func init() {
 // service answers the berth command.
 type service struct {
 	api.UnimplementedBerthServer
-	resolver *Resolver
+	resolver *Resolver // nil if it is disabled
+	loader   *Loader   // nil if it is disabled
 }
 
 var _ api.BerthServer = (*service)(nil)
@@ -54,11 +59,14 @@ func (s *service) Register(server *grpc.Server) error {
 
 // Status implements [api.BerthServer].
 func (s *service) Status(context.Context, *api.StatusRequest) (*api.StatusResponse, error) {
-	return &api.StatusResponse{
-		Containerd: containerdversion.Version,
-		Berth:      Version,
-		Resolver:   s.resolver.status(),
-	}, nil
+	response := &api.StatusResponse{Containerd: containerdversion.Version, Berth: Version}
+	if s.resolver != nil {
+		response.Resolver = s.resolver.status()
+	}
+	if s.loader != nil {
+		response.Loader = s.loader.status()
+	}
+	return response, nil
 }
 
 func (r *Resolver) status() *api.ResolverStatus {

@@ -6,6 +6,7 @@ package plugin
 import (
 	"errors"
 	"fmt"
+	"reflect"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
@@ -13,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/log"
 	"github.com/containerd/plugin"
+	"github.com/pelletier/go-toml/v2"
 
 	"github.com/berth-edge/berth/resolver"
 )
@@ -23,13 +25,16 @@ func routeTransfers(ic *plugin.InitContext, inner initFn) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := resolverOf(ic)
-	if err != nil || r == nil {
-		return instance, err
-	}
 	service, ok := instance.(transfer.Transferrer)
 	if !ok {
 		return nil, fmt.Errorf("decorate transfer service: %T is not one", instance)
+	}
+	r, err := resolverOf(ic)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil {
+		return &transfers{service, ic, inner}, nil
 	}
 	db, err := ic.GetSingle(plugins.MetadataPlugin)
 	if err != nil {
@@ -40,14 +45,69 @@ func routeTransfers(ic *plugin.InitContext, inner initFn) (any, error) {
 		return nil, err
 	}
 	removeLeftovers(ic, db.(*metadata.DB), manager.(leases.Manager))
-	return &resolver.Transferrer{
+	return &transfers{&resolver.Transferrer{
 		Inner:         service,
 		Routes:        r.Routes,
 		Leases:        manager.(leases.Manager),
 		Content:       db.(*metadata.DB).ContentStore(),
 		Downloads:     &r.Downloads,
 		DiscardLayers: r.Discard.Load,
-	}, nil
+	}, ic, inner}, nil
+}
+
+// transfers is the transfer service, and what it was made of.
+type transfers struct {
+	transfer.Transferrer
+	ic    *plugin.InitContext
+	inner initFn
+}
+
+// forBundles makes a second transfer service, with containerd's stanza but for two things: as many layers are unpacked at
+// once as images are loaded, and images need not be put to verifiers. An online one would hold up a start without a network.
+func (t *transfers) forBundles(parallel int, verify bool) (transfer.Transferrer, error) {
+	set := plugin.NewPluginSet()
+	for _, p := range t.ic.GetAll() {
+		if p.Registration.Type == plugins.ImageVerifierPlugin && !verify {
+			continue
+		}
+		if err := set.Add(p); err != nil {
+			return nil, err
+		}
+	}
+	ic := plugin.NewContext(t.ic.Context, set, t.ic.Properties)
+	config, err := withUnpacks(t.ic.Config, parallel)
+	if err != nil {
+		return nil, err
+	}
+	ic.Config = config
+	instance, err := t.inner(ic)
+	if err != nil {
+		return nil, err
+	}
+	return instance.(transfer.Transferrer), nil
+}
+
+// withUnpacks returns a copy of the transfer service's configuration, whose type is containerd's own secret, in which at
+// least n layers may be unpacked at once.
+func withUnpacks(config any, n int) (any, error) {
+	text, err := toml.Marshal(config)
+	if err != nil {
+		return nil, fmt.Errorf("copy the transfer service's stanza: %w", err)
+	}
+	changed := reflect.New(reflect.TypeOf(config).Elem()).Interface()
+	if err := toml.Unmarshal(text, changed); err != nil {
+		return nil, fmt.Errorf("copy the transfer service's stanza: %w", err)
+	}
+	var set struct {
+		Unpacks int `toml:"max_concurrent_unpacks"`
+	}
+	if err := toml.Unmarshal(text, &set); err != nil {
+		return nil, fmt.Errorf("copy the transfer service's stanza: %w", err)
+	}
+	if set.Unpacks >= n {
+		return changed, nil
+	}
+	return changed, toml.Unmarshal(fmt.Appendf(nil, "max_concurrent_unpacks = %d", n), changed)
 }
 
 // resolverOf returns the resolver, nil if an operator disabled it.

@@ -34,13 +34,13 @@ func manyRules(tb testing.TB, n int) (*resolver.Routes, string) {
 func BenchmarkRoute(b *testing.B) {
 	for _, n := range []int{10, 1_000, 10_000} {
 		routes, ref := manyRules(b, n)
-		if got := routes.Route(ref); got.Err != nil || got.Targets[0].Pull.Name() != "r.example.net/all/server" {
+		if got := routes.Route(b.Context(), ref); got.Err != nil || got.Targets[0].Pull.Name() != "r.example.net/all/server" {
 			b.Fatalf("got route %v of %s", got, ref)
 		}
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				routes.Route(ref)
+				routes.Route(b.Context(), ref)
 			}
 		})
 	}

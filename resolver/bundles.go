@@ -15,7 +15,7 @@ import (
 // without a network.
 type Bundles interface {
 	// Find returns the image that a bundle holds under named: by its digest if named has one, else by its tag.
-	Find(named reference.Named) (Bundled, bool)
+	Find(ctx context.Context, named reference.Named) (Bundled, bool)
 	// Wait returns when it is known whether a bundle holds named, and when the image is not being loaded any more. It does
 	// not wait for long.
 	Wait(ctx context.Context, named reference.Named)
@@ -27,6 +27,8 @@ type Bundled struct {
 	Path string
 	// Labels are those that the image is stored with.
 	Labels map[string]string
+	// Service does the work of a pull from it: bundles are part of the system, and need not be put to verifiers.
+	Service transfer.Transferrer
 
 	transfer.ImageFetcher
 }
@@ -38,11 +40,11 @@ func (rs *Routes) With(bundles Bundles) *Routes {
 	return &with
 }
 
-func (rs *Routes) bundled(named reference.Named) (Bundled, bool) {
+func (rs *Routes) bundled(ctx context.Context, named reference.Named) (Bundled, bool) {
 	if rs.bundles == nil {
 		return Bundled{}, false
 	}
-	return rs.bundles.Find(named)
+	return rs.bundles.Find(ctx, named)
 }
 
 func (r Route) inBundle() bool { return len(r.Targets) > 0 && r.Targets[0].Bundled != nil }

@@ -4,6 +4,7 @@
 package resolver_test
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -60,7 +61,7 @@ func FuzzRewrite(f *testing.F) {
 		if err != nil {
 			t.Skip() // no files are named
 		}
-		route := routes.Route(ref)
+		route := routes.Route(context.Background(), ref)
 		if (route.Err == nil) != (len(route.Targets) > 0) {
 			t.Fatalf("got error %v and targets %q, want one of them", route.Err, pulls(route))
 		}

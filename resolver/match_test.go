@@ -60,7 +60,7 @@ func TestSpecificity(t *testing.T) {
 	} {
 		for _, order := range []string{"as written", "reversed"} {
 			routes := routesOf(t, rulesText(rules...))
-			if got := routes.Route(tt.ref); got.Rule != tt.want {
+			if got := routes.Route(t.Context(), tt.ref); got.Rule != tt.want {
 				t.Errorf("%s, rules %s: got rule %q, want %q", tt.ref, order, got.Rule, tt.want)
 			}
 			slices.Reverse(rules)
@@ -110,7 +110,7 @@ func TestRoutes(t *testing.T) {
 		{"IPv6, another port", rulesText("[::1]:5000 -> [::2]:5000/p"), "[::1]:500/a:1", "", []string{"[::1]:500/a:1"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := routesOf(t, tt.config).Route(tt.ref)
+			got := routesOf(t, tt.config).Route(t.Context(), tt.ref)
 			if (got.Err != nil) != (tt.want == nil) {
 				t.Fatalf("got error %v, want targets %q", got.Err, tt.want)
 			}
@@ -130,11 +130,11 @@ func TestRewritingIsIdempotent(t *testing.T) {
 	} {
 		routes := routesOf(t, config)
 		for _, ref := range []string{"nginx", "quay.io/a/b:1", "quay.io/a/b:2", "us.gcr.io/a@" + aDigest, "r.io/x:1", "quay.io/mirror/x"} {
-			once := pulls(routes.Route(ref))
+			once := pulls(routes.Route(t.Context(), ref))
 			if len(once) != 1 {
 				t.Fatalf("%s: got %q, want one target", ref, once)
 			}
-			if twice := pulls(routes.Route(once[0])); !slices.Equal(twice, once) {
+			if twice := pulls(routes.Route(t.Context(), once[0])); !slices.Equal(twice, once) {
 				t.Errorf("%s: got %q for %q, want it left alone", ref, twice, once)
 			}
 		}
@@ -144,7 +144,7 @@ func TestRewritingIsIdempotent(t *testing.T) {
 func TestDeny(t *testing.T) {
 	routes := routesOf(t, rulesText("quay.io -> r.io/q", "quay.io/bad -> deny", "quay.io/bad/good -> r.io/good", "*.evil.io -> deny"))
 	for ref, rule := range map[string]string{"quay.io/bad/x:1": "quay.io/bad", "quay.io/bad:1": "quay.io/bad", "a.evil.io/x": "*.evil.io"} {
-		got := routes.Route(ref)
+		got := routes.Route(t.Context(), ref)
 		if got.Err == nil || !errdefs.IsPermissionDenied(got.Err) || got.Rule != rule || len(got.Targets) > 0 {
 			t.Errorf("%s: got rule %q, targets %q, error %v, want permission denied by %q", ref, got.Rule, pulls(got), got.Err, rule)
 		}
@@ -153,7 +153,7 @@ func TestDeny(t *testing.T) {
 		}
 	}
 	for _, ref := range []string{"quay.io/badly/x:1", "quay.io/bad/good/x:1", "evil.io/x"} {
-		if got := routes.Route(ref); got.Err != nil {
+		if got := routes.Route(t.Context(), ref); got.Err != nil {
 			t.Errorf("%s: got %v, want a route", ref, got.Err)
 		}
 	}
@@ -179,7 +179,7 @@ to = ["r.io/p/q", "r.io/pp", "plain.io", "other.io", "source"]
 	want := []string{
 		"registry r.io/p none insecure", "registry r.io password system", "registry plain.io none http", "registry  none system", "source  client system",
 	}
-	route := routes.Route("nginx")
+	route := routes.Route(t.Context(), "nginx")
 	var got []string
 	for _, target := range route.Targets {
 		got = append(got, fmt.Sprintf("%s %s %s %s", target.Kind, target.Domain(), target.Credential(), target.TLS()))
@@ -187,7 +187,7 @@ to = ["r.io/p/q", "r.io/pp", "plain.io", "other.io", "source"]
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q (%v), want %q", got, route.Err, want)
 	}
-	noop := routesOf(t, rulesText("quay.io -> quay.io")).Route("quay.io/a:1").Targets[0]
+	noop := routesOf(t, rulesText("quay.io -> quay.io")).Route(t.Context(), "quay.io/a:1").Targets[0]
 	if got, want := string(noop.Kind)+" "+noop.Credential(), "source client"; got != want {
 		t.Errorf("a rule that changes nothing: got %s, want %s", got, want)
 	}

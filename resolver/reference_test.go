@@ -110,7 +110,7 @@ func TestParseNamedRefuses(t *testing.T) {
 			if !strings.Contains(err.Error(), tt.want) || !errdefs.IsInvalidArgument(err) {
 				t.Errorf("got %v (invalid argument: %t), want invalid argument with %q", err, errdefs.IsInvalidArgument(err), tt.want)
 			}
-			if route := new(resolver.Routes).Route(tt.in); route.Err == nil || len(route.Targets) > 0 {
+			if route := new(resolver.Routes).Route(t.Context(), tt.in); route.Err == nil || len(route.Targets) > 0 {
 				t.Errorf("got route %v, want none", route)
 			}
 		})

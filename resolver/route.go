@@ -4,6 +4,7 @@
 package resolver
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 
@@ -203,7 +204,7 @@ func (rs *Routes) Config() Config { return rs.config }
 func (rs *Routes) Len() int { return len(rs.rules) }
 
 // Route returns the route of ref.
-func (rs *Routes) Route(ref string) Route {
+func (rs *Routes) Route(ctx context.Context, ref string) Route {
 	route := Route{Ref: ref}
 	route.Named, route.Err = ParseNamed(ref)
 	if route.Err != nil {
@@ -215,7 +216,7 @@ func (rs *Routes) Route(ref string) Route {
 		route.Err = fmt.Errorf("%s is denied by rule %q: %w", route.Named, rule.From, errdefs.ErrPermissionDenied)
 		return route
 	}
-	if bundled, found := rs.bundled(route.Named); found && !rule.PastBundles {
+	if bundled, found := rs.bundled(ctx, route.Named); found && !rule.PastBundles {
 		route.Targets = []Target{{Kind: KindBundle, Pull: route.Named, Bundled: &bundled}}
 	}
 	if !ok {

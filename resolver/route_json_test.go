@@ -36,7 +36,7 @@ deny = true
 		"a/../b": `{"ref":"a/../b","named":"","rule":"","targets":[],` +
 			`"error":"parse reference \"a/../b\": invalid reference format: invalid argument"}`,
 	} {
-		got, err := json.Marshal(routes.Route(ref))
+		got, err := json.Marshal(routes.Route(t.Context(), ref))
 		if err != nil {
 			t.Fatal(err)
 		}

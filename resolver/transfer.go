@@ -36,8 +36,6 @@ const leaseExpiry = 24 * time.Hour
 type Transferrer struct {
 	// Inner is the service that does the work; a pull calls it once for each target that it tries.
 	Inner transfer.Transferrer
-	// Local does the work of a pull from a bundle, which is put to no verifier.
-	Local transfer.Transferrer
 	// Routes returns the routes in force. An error refuses the pull: it says why there are none.
 	Routes func(context.Context) (*Routes, error)
 	// Leases and Content are containerd's own.
@@ -157,7 +155,7 @@ func (p *pull) run(ctx context.Context) error {
 	if named, err := ParseNamed(ref); err == nil && p.routes.bundles != nil {
 		p.routes.bundles.Wait(ctx, named)
 	}
-	route := p.routes.Route(ref)
+	route := p.routes.Route(ctx, ref)
 	if !p.routes.config.Configured() && !route.inBundle() {
 		return p.untouched(ctx, ref)
 	}
@@ -235,7 +233,7 @@ func (p *pull) try(ctx context.Context, route Route, target Target) attempt {
 	}
 	service := p.t.Inner
 	if target.Bundled != nil {
-		service = p.t.Local
+		service = target.Bundled.Service
 		maps.Copy(labels, target.Bundled.Labels)
 	}
 	start := time.Now()

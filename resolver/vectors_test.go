@@ -59,7 +59,7 @@ func TestRewriteVectors(t *testing.T) {
 	}
 	for _, v := range vectors {
 		t.Run(v.Name, func(t *testing.T) {
-			route := routesOf(t, v.Config).Route(v.Ref)
+			route := routesOf(t, v.Config).Route(t.Context(), v.Ref)
 			if v.Error != "" {
 				if route.Err == nil || !strings.Contains(route.Err.Error(), v.Error) {
 					t.Fatalf("got error %v, want one with %q", route.Err, v.Error)

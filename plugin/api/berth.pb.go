@@ -119,6 +119,7 @@ type StatusResponse struct {
 	Containerd    string          `protobuf:"bytes,1,opt,name=containerd,proto3" json:"containerd,omitempty"`
 	Berth         string          `protobuf:"bytes,2,opt,name=berth,proto3" json:"berth,omitempty"`
 	Resolver      *ResolverStatus `protobuf:"bytes,3,opt,name=resolver,proto3" json:"resolver,omitempty"`
+	Loader        *LoaderStatus   `protobuf:"bytes,4,opt,name=loader,proto3" json:"loader,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -170,6 +171,13 @@ func (x *StatusResponse) GetBerth() string {
 func (x *StatusResponse) GetResolver() *ResolverStatus {
 	if x != nil {
 		return x.Resolver
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetLoader() *LoaderStatus {
+	if x != nil {
+		return x.Loader
 	}
 	return nil
 }
@@ -289,18 +297,445 @@ func (x *ResolverStatus) GetCriPastRules() bool {
 	return false
 }
 
+// LoaderStatus is what is known of the bundles of this machine.
+type LoaderStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// paths are where bundles are looked for.
+	Paths []string `protobuf:"bytes,1,rep,name=paths,proto3" json:"paths,omitempty"`
+	// namespace is where images are loaded into.
+	Namespace string          `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Bundles   []*BundleStatus `protobuf:"bytes,3,rep,name=bundles,proto3" json:"bundles,omitempty"`
+	// problems are why nothing is loaded, a mistake each.
+	Problems      []string `protobuf:"bytes,4,rep,name=problems,proto3" json:"problems,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoaderStatus) Reset() {
+	*x = LoaderStatus{}
+	mi := &file_berth_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoaderStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoaderStatus) ProtoMessage() {}
+
+func (x *LoaderStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoaderStatus.ProtoReflect.Descriptor instead.
+func (*LoaderStatus) Descriptor() ([]byte, []int) {
+	return file_berth_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LoaderStatus) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *LoaderStatus) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *LoaderStatus) GetBundles() []*BundleStatus {
+	if x != nil {
+		return x.Bundles
+	}
+	return nil
+}
+
+func (x *LoaderStatus) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+// BundleStatus is how one bundle stands.
+type BundleStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Path  string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// format is empty until the bundle is listed.
+	Format string `protobuf:"bytes,2,opt,name=format,proto3" json:"format,omitempty"`
+	// state is listing, loading, loaded, present or failed.
+	State         string         `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	Error         string         `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	Images        []*ImageStatus `protobuf:"bytes,5,rep,name=images,proto3" json:"images,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BundleStatus) Reset() {
+	*x = BundleStatus{}
+	mi := &file_berth_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BundleStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BundleStatus) ProtoMessage() {}
+
+func (x *BundleStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BundleStatus.ProtoReflect.Descriptor instead.
+func (*BundleStatus) Descriptor() ([]byte, []int) {
+	return file_berth_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *BundleStatus) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *BundleStatus) GetFormat() string {
+	if x != nil {
+		return x.Format
+	}
+	return ""
+}
+
+func (x *BundleStatus) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *BundleStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *BundleStatus) GetImages() []*ImageStatus {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+// ImageStatus is how one image of a bundle stands.
+type ImageStatus struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Names  []string               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	Digest string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// state is waiting, loading, loaded, repaired, present or failed.
+	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	Error string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// notes say what else there is to know, such as names that the image does not get.
+	Notes []string `protobuf:"bytes,5,rep,name=notes,proto3" json:"notes,omitempty"`
+	// size is that of its content for this machine, in bytes, and read how much of it was read from the bundle.
+	Size          int64 `protobuf:"varint,6,opt,name=size,proto3" json:"size,omitempty"`
+	Read          int64 `protobuf:"varint,7,opt,name=read,proto3" json:"read,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageStatus) Reset() {
+	*x = ImageStatus{}
+	mi := &file_berth_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageStatus) ProtoMessage() {}
+
+func (x *ImageStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageStatus.ProtoReflect.Descriptor instead.
+func (*ImageStatus) Descriptor() ([]byte, []int) {
+	return file_berth_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ImageStatus) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *ImageStatus) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ImageStatus) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ImageStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *ImageStatus) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
+func (x *ImageStatus) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *ImageStatus) GetRead() int64 {
+	if x != nil {
+		return x.Read
+	}
+	return 0
+}
+
+type LoadRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// paths are absolute, and those of the machine that containerd runs on.
+	Paths         []string `protobuf:"bytes,1,rep,name=paths,proto3" json:"paths,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadRequest) Reset() {
+	*x = LoadRequest{}
+	mi := &file_berth_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadRequest) ProtoMessage() {}
+
+func (x *LoadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
+func (*LoadRequest) Descriptor() ([]byte, []int) {
+	return file_berth_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *LoadRequest) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+type LoadResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Bundles []*BundleStatus        `protobuf:"bytes,1,rep,name=bundles,proto3" json:"bundles,omitempty"`
+	// done is set in the last message.
+	Done          bool `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadResponse) Reset() {
+	*x = LoadResponse{}
+	mi := &file_berth_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadResponse) ProtoMessage() {}
+
+func (x *LoadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
+func (*LoadResponse) Descriptor() ([]byte, []int) {
+	return file_berth_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *LoadResponse) GetBundles() []*BundleStatus {
+	if x != nil {
+		return x.Bundles
+	}
+	return nil
+}
+
+func (x *LoadResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+type UnpinRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnpinRequest) Reset() {
+	*x = UnpinRequest{}
+	mi := &file_berth_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnpinRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnpinRequest) ProtoMessage() {}
+
+func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnpinRequest.ProtoReflect.Descriptor instead.
+func (*UnpinRequest) Descriptor() ([]byte, []int) {
+	return file_berth_proto_rawDescGZIP(), []int{8}
+}
+
+type UnpinResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// images is how many were unpinned.
+	Images        int64 `protobuf:"varint,1,opt,name=images,proto3" json:"images,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnpinResponse) Reset() {
+	*x = UnpinResponse{}
+	mi := &file_berth_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnpinResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnpinResponse) ProtoMessage() {}
+
+func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnpinResponse.ProtoReflect.Descriptor instead.
+func (*UnpinResponse) Descriptor() ([]byte, []int) {
+	return file_berth_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *UnpinResponse) GetImages() int64 {
+	if x != nil {
+		return x.Images
+	}
+	return 0
+}
+
 var File_berth_proto protoreflect.FileDescriptor
 
 const file_berth_proto_rawDesc = "" +
 	"\n" +
 	"\vberth.proto\x12\bberth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
-	"\rStatusRequest\"|\n" +
+	"\rStatusRequest\"\xac\x01\n" +
 	"\x0eStatusResponse\x12\x1e\n" +
 	"\n" +
 	"containerd\x18\x01 \x01(\tR\n" +
 	"containerd\x12\x14\n" +
 	"\x05berth\x18\x02 \x01(\tR\x05berth\x124\n" +
-	"\bresolver\x18\x03 \x01(\v2\x18.berth.v1.ResolverStatusR\bresolver\"\xed\x02\n" +
+	"\bresolver\x18\x03 \x01(\v2\x18.berth.v1.ResolverStatusR\bresolver\x12.\n" +
+	"\x06loader\x18\x04 \x01(\v2\x16.berth.v1.LoaderStatusR\x06loader\"\xed\x02\n" +
 	"\x0eResolverStatus\x124\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1e.berth.v1.ResolverStatus.StateR\x05state\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
@@ -317,9 +752,38 @@ const file_berth_proto_rawDesc = "" +
 	"\fUNCONFIGURED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"CONFIGURED\x10\x01\x12\f\n" +
-	"\bREFUSING\x10\x022D\n" +
+	"\bREFUSING\x10\x02\"\x90\x01\n" +
+	"\fLoaderStatus\x12\x14\n" +
+	"\x05paths\x18\x01 \x03(\tR\x05paths\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x120\n" +
+	"\abundles\x18\x03 \x03(\v2\x16.berth.v1.BundleStatusR\abundles\x12\x1a\n" +
+	"\bproblems\x18\x04 \x03(\tR\bproblems\"\x95\x01\n" +
+	"\fBundleStatus\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x06format\x18\x02 \x01(\tR\x06format\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12-\n" +
+	"\x06images\x18\x05 \x03(\v2\x15.berth.v1.ImageStatusR\x06images\"\xa5\x01\n" +
+	"\vImageStatus\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12\x14\n" +
+	"\x05notes\x18\x05 \x03(\tR\x05notes\x12\x12\n" +
+	"\x04size\x18\x06 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04read\x18\a \x01(\x03R\x04read\"#\n" +
+	"\vLoadRequest\x12\x14\n" +
+	"\x05paths\x18\x01 \x03(\tR\x05paths\"T\n" +
+	"\fLoadResponse\x120\n" +
+	"\abundles\x18\x01 \x03(\v2\x16.berth.v1.BundleStatusR\abundles\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\bR\x04done\"\x0e\n" +
+	"\fUnpinRequest\"'\n" +
+	"\rUnpinResponse\x12\x16\n" +
+	"\x06images\x18\x01 \x01(\x03R\x06images2\xb7\x01\n" +
 	"\x05Berth\x12;\n" +
-	"\x06Status\x12\x17.berth.v1.StatusRequest\x1a\x18.berth.v1.StatusResponseB,Z*github.com/berth-edge/berth/plugin/api;apib\x06proto3"
+	"\x06Status\x12\x17.berth.v1.StatusRequest\x1a\x18.berth.v1.StatusResponse\x127\n" +
+	"\x04Load\x12\x15.berth.v1.LoadRequest\x1a\x16.berth.v1.LoadResponse0\x01\x128\n" +
+	"\x05Unpin\x12\x16.berth.v1.UnpinRequest\x1a\x17.berth.v1.UnpinResponseB,Z*github.com/berth-edge/berth/plugin/api;apib\x06proto3"
 
 var (
 	file_berth_proto_rawDescOnce sync.Once
@@ -334,25 +798,40 @@ func file_berth_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_berth_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_berth_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_berth_proto_goTypes = []any{
 	(ResolverStatus_State)(0),     // 0: berth.v1.ResolverStatus.State
 	(*StatusRequest)(nil),         // 1: berth.v1.StatusRequest
 	(*StatusResponse)(nil),        // 2: berth.v1.StatusResponse
 	(*ResolverStatus)(nil),        // 3: berth.v1.ResolverStatus
-	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
+	(*LoaderStatus)(nil),          // 4: berth.v1.LoaderStatus
+	(*BundleStatus)(nil),          // 5: berth.v1.BundleStatus
+	(*ImageStatus)(nil),           // 6: berth.v1.ImageStatus
+	(*LoadRequest)(nil),           // 7: berth.v1.LoadRequest
+	(*LoadResponse)(nil),          // 8: berth.v1.LoadResponse
+	(*UnpinRequest)(nil),          // 9: berth.v1.UnpinRequest
+	(*UnpinResponse)(nil),         // 10: berth.v1.UnpinResponse
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 }
 var file_berth_proto_depIdxs = []int32{
-	3, // 0: berth.v1.StatusResponse.resolver:type_name -> berth.v1.ResolverStatus
-	0, // 1: berth.v1.ResolverStatus.state:type_name -> berth.v1.ResolverStatus.State
-	4, // 2: berth.v1.ResolverStatus.since:type_name -> google.protobuf.Timestamp
-	1, // 3: berth.v1.Berth.Status:input_type -> berth.v1.StatusRequest
-	2, // 4: berth.v1.Berth.Status:output_type -> berth.v1.StatusResponse
-	4, // [4:5] is the sub-list for method output_type
-	3, // [3:4] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	3,  // 0: berth.v1.StatusResponse.resolver:type_name -> berth.v1.ResolverStatus
+	4,  // 1: berth.v1.StatusResponse.loader:type_name -> berth.v1.LoaderStatus
+	0,  // 2: berth.v1.ResolverStatus.state:type_name -> berth.v1.ResolverStatus.State
+	11, // 3: berth.v1.ResolverStatus.since:type_name -> google.protobuf.Timestamp
+	5,  // 4: berth.v1.LoaderStatus.bundles:type_name -> berth.v1.BundleStatus
+	6,  // 5: berth.v1.BundleStatus.images:type_name -> berth.v1.ImageStatus
+	5,  // 6: berth.v1.LoadResponse.bundles:type_name -> berth.v1.BundleStatus
+	1,  // 7: berth.v1.Berth.Status:input_type -> berth.v1.StatusRequest
+	7,  // 8: berth.v1.Berth.Load:input_type -> berth.v1.LoadRequest
+	9,  // 9: berth.v1.Berth.Unpin:input_type -> berth.v1.UnpinRequest
+	2,  // 10: berth.v1.Berth.Status:output_type -> berth.v1.StatusResponse
+	8,  // 11: berth.v1.Berth.Load:output_type -> berth.v1.LoadResponse
+	10, // 12: berth.v1.Berth.Unpin:output_type -> berth.v1.UnpinResponse
+	10, // [10:13] is the sub-list for method output_type
+	7,  // [7:10] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_berth_proto_init() }
@@ -366,7 +845,7 @@ func file_berth_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_proto_rawDesc), len(file_berth_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,8 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Berth_Status_FullMethodName = "/berth.v1.Berth/Status"
+	Berth_Load_FullMethodName   = "/berth.v1.Berth/Load"
+	Berth_Unpin_FullMethodName  = "/berth.v1.Berth/Unpin"
 )
 
 // BerthClient is the client API for Berth service.
@@ -33,6 +35,10 @@ const (
 type BerthClient interface {
 	// Status says what is in force.
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
+	// Load loads bundles by hand. It says how they stand while it works, and once more when it is done.
+	Load(ctx context.Context, in *LoadRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LoadResponse], error)
+	// Unpin gives every image that was loaded free for kubelet's garbage collection, and forgets the bundle it came from.
+	Unpin(ctx context.Context, in *UnpinRequest, opts ...grpc.CallOption) (*UnpinResponse, error)
 }
 
 type berthClient struct {
@@ -53,6 +59,35 @@ func (c *berthClient) Status(ctx context.Context, in *StatusRequest, opts ...grp
 	return out, nil
 }
 
+func (c *berthClient) Load(ctx context.Context, in *LoadRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LoadResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Berth_ServiceDesc.Streams[0], Berth_Load_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[LoadRequest, LoadResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Berth_LoadClient = grpc.ServerStreamingClient[LoadResponse]
+
+func (c *berthClient) Unpin(ctx context.Context, in *UnpinRequest, opts ...grpc.CallOption) (*UnpinResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnpinResponse)
+	err := c.cc.Invoke(ctx, Berth_Unpin_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // BerthServer is the server API for Berth service.
 // All implementations must embed UnimplementedBerthServer
 // for forward compatibility.
@@ -61,6 +96,10 @@ func (c *berthClient) Status(ctx context.Context, in *StatusRequest, opts ...grp
 type BerthServer interface {
 	// Status says what is in force.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
+	// Load loads bundles by hand. It says how they stand while it works, and once more when it is done.
+	Load(*LoadRequest, grpc.ServerStreamingServer[LoadResponse]) error
+	// Unpin gives every image that was loaded free for kubelet's garbage collection, and forgets the bundle it came from.
+	Unpin(context.Context, *UnpinRequest) (*UnpinResponse, error)
 	mustEmbedUnimplementedBerthServer()
 }
 
@@ -73,6 +112,12 @@ type UnimplementedBerthServer struct{}
 
 func (UnimplementedBerthServer) Status(context.Context, *StatusRequest) (*StatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
+}
+func (UnimplementedBerthServer) Load(*LoadRequest, grpc.ServerStreamingServer[LoadResponse]) error {
+	return status.Error(codes.Unimplemented, "method Load not implemented")
+}
+func (UnimplementedBerthServer) Unpin(context.Context, *UnpinRequest) (*UnpinResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Unpin not implemented")
 }
 func (UnimplementedBerthServer) mustEmbedUnimplementedBerthServer() {}
 func (UnimplementedBerthServer) testEmbeddedByValue()               {}
@@ -113,6 +158,35 @@ func _Berth_Status_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Berth_Load_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(LoadRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(BerthServer).Load(m, &grpc.GenericServerStream[LoadRequest, LoadResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Berth_LoadServer = grpc.ServerStreamingServer[LoadResponse]
+
+func _Berth_Unpin_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnpinRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BerthServer).Unpin(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Berth_Unpin_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BerthServer).Unpin(ctx, req.(*UnpinRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Berth_ServiceDesc is the grpc.ServiceDesc for Berth service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -124,7 +198,17 @@ var Berth_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Status",
 			Handler:    _Berth_Status_Handler,
 		},
+		{
+			MethodName: "Unpin",
+			Handler:    _Berth_Unpin_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Load",
+			Handler:       _Berth_Load_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "berth.proto",
 }

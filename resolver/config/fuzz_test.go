@@ -53,7 +53,7 @@ func FuzzConfig(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		routes.Route("quay.io/a/b:1")
+		routes.Route(t.Context(), "quay.io/a/b:1")
 	})
 }
 

@@ -79,7 +79,7 @@ func TestPlacesAreOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := routes.Route("nginx").Targets[0].Domain(), "a.io"; got != want {
+	if got, want := routes.Route(t.Context(), "nginx").Targets[0].Domain(), "a.io"; got != want {
 		t.Errorf("got registry %s, want %s", got, want)
 	}
 	_, err = config.Load(stanza(registry("b.io"), file))

@@ -69,6 +69,14 @@ func (t *Table) Truth(key string) bool {
 	return v
 }
 
+// TruthOr returns what is written, or fallback.
+func (t *Table) TruthOr(key string, fallback bool) bool {
+	if v, ok := value[bool](t, key, "true or false"); ok {
+		return v
+	}
+	return fallback
+}
+
 // Texts returns a list of texts.
 func (t *Table) Texts(key string) []string {
 	const want = `a list of texts, such as ["a", "b"]`
