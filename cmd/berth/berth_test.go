@@ -112,7 +112,7 @@ func explainVector(t *testing.T, v vector) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	route, err := json.Marshal([]resolver.Route{routes.Route(v.Ref)})
+	route, err := json.Marshal([]resolver.Route{routes.Route(t.Context(), v.Ref)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -88,10 +88,11 @@ func (c *mainConfig) check(path string, configured bool) (problems strict.Proble
 	if bolt, _ := c.Plugins["io.containerd.metadata.v1.bolt"].(map[string]any); bolt["no_sync"] == true {
 		warnings = append(warnings, `plugins."io.containerd.metadata.v1.bolt".no_sync: a power cut may lose images that were pulled; remove it`)
 	}
-	for _, u := range dropin.Misplaced(path, plugin.ResolverURI, plugin.StanzaKeys...) {
+	plugin.ReadLoader(c.stanza(path, plugin.LoaderURI), &problems)
+	for _, u := range append(dropin.Misplaced(path, plugin.ResolverURI, plugin.StanzaKeys...), dropin.Misplaced(path, plugin.LoaderURI)...) {
 		problems = append(problems, strict.Problem{File: u.File, Line: u.Line, Key: u.Key, Text: u.Text})
 	}
-	for _, file := range dropin.NotImported(path, plugin.ResolverURI) {
+	for _, file := range dropin.NotImported(path, plugin.ResolverURI, plugin.LoaderURI) {
 		warnings = append(warnings, fmt.Sprintf("%s names Berth and is not imported by %s; add imports = [%q]", file, path, dropin.Pattern(path)))
 	}
 	return problems, warnings

@@ -13,7 +13,9 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/berth-edge/berth/plugin"
 	"github.com/berth-edge/berth/resolver"
+	"github.com/berth-edge/berth/resolver/strict"
 )
 
 func explainCommand() *cli.Command {
@@ -39,7 +41,8 @@ func explain(ctx context.Context, cmd *cli.Command) error {
 	if cmd.Args().Len() == 0 {
 		return usageError{errors.New("explain wants one or more references")}
 	}
-	loaded, _, err := loadConfig(ctx, cmd.String("config"))
+	path := cmd.String("config")
+	loaded, main, err := loadConfig(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -47,10 +50,18 @@ func explain(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	if main != nil {
+		var problems strict.Problems
+		settings := plugin.ReadLoader(main.stanza(path, plugin.LoaderURI), &problems)
+		if err := problems.Err(); err != nil {
+			return err
+		}
+		routes = routes.With(plugin.Listed(ctx, settings))
+	}
 	var found []resolver.Route
 	fault := false
 	for _, ref := range cmd.Args().Slice() {
-		route := routes.Route(ref)
+		route := routes.Route(ctx, ref)
 		fault = fault || route.Err != nil
 		found = append(found, route)
 	}
@@ -83,6 +94,10 @@ func printRoutes(w io.Writer, routes []resolver.Route) error {
 		}
 		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		for i, t := range r.Targets {
+			if t.Kind == resolver.KindBundle {
+				fmt.Fprintf(table, "  %d.\t%s\t%s\t%s\n", i+1, t.Kind, t.Pull, t.Domain())
+				continue
+			}
 			fmt.Fprintf(table, "  %d.\t%s\t%s\tcredential: %s\ttls: %s\n", i+1, t.Kind, t.Pull, credentialText(t), t.TLS())
 		}
 		if err := table.Flush(); err != nil {

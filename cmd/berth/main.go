@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The Berth Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command berth is the operator's side of Berth: it says where an image will be pulled from, checks a configuration, and
-// shows what a running containerd goes by. Exit status: 0 good, 1 found a fault, 2 wrong usage.
+// Command berth is the operator's side of Berth: it says where an image will be pulled from, checks a configuration, loads
+// bundles, and shows what a running containerd goes by. Exit status: 0 good, 1 found a fault, 2 wrong usage.
 package main
 
 import (
@@ -45,7 +45,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func app(stdout, stderr io.Writer) *cli.Command {
 	return &cli.Command{
 		Name:                  "berth",
-		Usage:                 "where containerd pulls images from",
+		Usage:                 "where containerd takes images from",
 		Writer:                stdout,
 		ErrWriter:             stderr,
 		HideVersion:           true,
@@ -62,6 +62,8 @@ func app(stdout, stderr io.Writer) *cli.Command {
 				Commands:     []*cli.Command{checkCommand()},
 			},
 			statusCommand(),
+			loadCommand(),
+			unpinCommand(),
 		},
 	}
 }

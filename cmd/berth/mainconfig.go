@@ -42,7 +42,7 @@ func loadConfig(ctx context.Context, path string) (loaded config.Loaded, main *m
 	if err != nil {
 		return loaded, nil, err
 	}
-	loaded, err = config.Load(main.stanza(path))
+	loaded, err = config.Load(main.stanza(path, plugin.ResolverURI))
 	return loaded, main, err
 }
 
@@ -128,11 +128,11 @@ func containerdBinary() (string, error) {
 	return found, nil
 }
 
-// stanza returns our table, with the files and lines that its keys stand in. A later file replaces whole keys of an
+// stanza returns one of our tables, with the files and lines that its keys stand in. A later file replaces whole keys of an
 // earlier one.
-func (c *mainConfig) stanza(path string) strict.Stanza {
+func (c *mainConfig) stanza(path, uri string) strict.Stanza {
 	s := strict.Stanza{Name: path, Lines: map[string]int{}, Files: map[string]string{}}
-	s.Values, _ = c.Plugins[plugin.ResolverURI].(map[string]any)
+	s.Values, _ = c.Plugins[uri].(map[string]any)
 	for _, file := range append([]string{path}, dropin.Imported(path)...) {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -140,7 +140,7 @@ func (c *mainConfig) stanza(path string) strict.Stanza {
 		}
 		lines := strict.Lines(text)
 		for key, line := range lines {
-			key, ok := strings.CutPrefix(key, "plugins."+plugin.ResolverURI+".")
+			key, ok := strings.CutPrefix(key, "plugins."+uri+".")
 			if !ok {
 				continue
 			}

@@ -7,15 +7,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v3"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
 
 	"github.com/berth-edge/berth/plugin/api"
 )
@@ -23,62 +18,46 @@ import (
 func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name:         "status",
-		Usage:        "show what a running containerd goes by; exit status 1 if it refuses pulls, or if pulls go past the rules",
+		Usage:        "show what a running containerd goes by, and what it loaded; exit status 1 if it refuses pulls, if pulls go past the rules, or if something could not be loaded",
 		OnUsageError: onUsageError,
-		Flags: []cli.Flag{&cli.StringFlag{
-			Name: "address", Aliases: []string{"a"},
-			Usage:   "containerd's socket",
-			Value:   "/run/containerd/containerd.sock",
-			Sources: cli.EnvVars("CONTAINERD_ADDRESS"),
-		}},
-		Action: showStatus,
+		Flags:        []cli.Flag{addressFlag()},
+		Action:       showStatus,
 	}
 }
 
 func showStatus(ctx context.Context, cmd *cli.Command) error {
-	address := strings.TrimPrefix(cmd.String("address"), "unix://")
-	if err := dial(ctx, address); err != nil {
-		return fmt.Errorf("containerd does not answer: %w; start it, or name its socket with --address", err)
-	}
-	conn, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	d, err := connect(ctx, cmd)
 	if err != nil {
-		return fmt.Errorf("connect to containerd at %s: %w", address, err)
+		return err
 	}
-	defer conn.Close()
+	defer d.close()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	s, err := api.NewBerthClient(conn).Status(ctx, &api.StatusRequest{})
-	switch status.Code(err) {
-	case codes.OK:
-	case codes.Unimplemented:
-		return fmt.Errorf("containerd at %s is not Berth's, or its resolver is disabled", address)
-	default:
-		return fmt.Errorf("ask containerd at %s: %s", address, status.Convert(err).Message())
+	s, err := d.Status(ctx, &api.StatusRequest{})
+	if err := d.said(err); err != nil {
+		return err
 	}
-	printStatus(cmd.Root().Writer, s)
-	if s.Resolver.State == api.ResolverStatus_REFUSING || s.Resolver.CriPastRules {
+	w := cmd.Root().Writer
+	fmt.Fprintf(w, "containerd %s, berth %s\n", s.Containerd, s.Berth)
+	fault := false
+	if s.Resolver != nil {
+		printResolver(w, s.Resolver)
+		fault = s.Resolver.State == api.ResolverStatus_REFUSING || s.Resolver.CriPastRules
+	}
+	if s.Loader != nil {
+		fault = printLoader(w, s.Loader) || fault
+	}
+	if fault {
 		return errFault
 	}
 	return nil
 }
 
-// dial connects to a socket and no more: what gRPC says of one that is not there is hard to read.
-func dial(ctx context.Context, address string) error {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", address)
-	if err == nil {
-		conn.Close()
-	}
-	return err
-}
-
-func printStatus(w io.Writer, s *api.StatusResponse) {
-	r := s.Resolver
-	fmt.Fprintf(w, "containerd %s, berth %s\n", s.Containerd, s.Berth)
+func printResolver(w io.Writer, r *api.ResolverStatus) {
 	since := r.Since.AsTime().Local().Format(time.RFC3339)
 	switch r.State {
 	case api.ResolverStatus_CONFIGURED:
-		fmt.Fprintf(w, "pulls go along %d rules to %d registries, since %s\n", r.Rules, len(r.Registries), since)
+		fmt.Fprintf(w, "pulls go along %s to %s, since %s\n", count(int(r.Rules), "rule"), counts(len(r.Registries), "registry", "registries"), since)
 	case api.ResolverStatus_REFUSING:
 		fmt.Fprintf(w, "pulls are refused since %s, until this is mended:\n", since)
 	default:
@@ -97,4 +76,54 @@ func printStatus(w io.Writer, s *api.StatusResponse) {
 	if r.CriPastRules {
 		fmt.Fprintln(w, strings.ToUpper("CRI pulls past the rules")+": restart containerd")
 	}
+}
+
+// printLoader reports whether something could not be loaded.
+func printLoader(w io.Writer, l *api.LoaderStatus) (fault bool) {
+	if len(l.Problems) > 0 {
+		fmt.Fprintln(w, "no bundle is loaded, until this is mended:")
+		for _, problem := range l.Problems {
+			fmt.Fprintf(w, "  error: %s\n", problem)
+		}
+		return true
+	}
+	if len(l.Bundles) == 0 {
+		fmt.Fprintf(w, "no bundles in %s\n", strings.Join(l.Paths, ", "))
+		return false
+	}
+	fmt.Fprintf(w, "%s, loaded into namespace %s\n", count(len(l.Bundles), "bundle"), l.Namespace)
+	for _, b := range l.Bundles {
+		fault = printBundle(w, b) || fault
+	}
+	return fault
+}
+
+// printBundle reports whether something of the bundle could not be loaded.
+func printBundle(w io.Writer, b *api.BundleStatus) (fault bool) {
+	fmt.Fprintf(w, "  %s: %s", b.Path, b.State)
+	if b.Format != "" {
+		fmt.Fprintf(w, ", %s, %s", b.Format, count(len(b.Images), "image"))
+	}
+	fmt.Fprintln(w)
+	for _, i := range b.Images {
+		fmt.Fprintf(w, "    %s %s: %s\n", strings.Join(i.Names, ", "), i.Digest, i.State)
+		for _, note := range i.Notes {
+			fmt.Fprintf(w, "      note: %s\n", note)
+		}
+	}
+	if b.Error != "" {
+		for _, line := range strings.Split(b.Error, "\n") {
+			fmt.Fprintf(w, "    error: %s\n", line)
+		}
+	}
+	return b.Error != ""
+}
+
+func count(n int, what string) string { return counts(n, what, what+"s") }
+
+func counts(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }

@@ -1,0 +1,67 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"io"
+	"os"
+	"time"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/term"
+
+	"github.com/berth-edge/berth/plugin/api"
+)
+
+// progress draws one bar for the bytes of a load, on a terminal. Elsewhere it draws nothing.
+type progress struct {
+	bars *mpb.Progress // nil where there is no terminal
+	bar  *mpb.Bar
+	last time.Time
+}
+
+func newProgress(w io.Writer) *progress {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return &progress{}
+	}
+	p := &progress{bars: mpb.New(mpb.WithOutput(w), mpb.WithWidth(60)), last: time.Now()}
+	p.bar = p.bars.AddBar(0,
+		mpb.BarRemoveOnComplete(),
+		mpb.PrependDecorators(decor.Name("loading "), decor.CountersKibiByte("% .1f / % .1f")),
+		mpb.AppendDecorators(decor.EwmaSpeed(decor.SizeB1024(0), "% .1f", 10), decor.Name(" "), decor.EwmaETA(decor.ET_STYLE_GO, 10)),
+	)
+	return p
+}
+
+// show moves the bar to how the bundles stand. An image that is there, or that failed, counts as read.
+func (p *progress) show(bundles []*api.BundleStatus) {
+	if p.bars == nil {
+		return
+	}
+	var total, read int64
+	for _, b := range bundles {
+		for _, i := range b.Images {
+			total += i.Size
+			if i.State == "waiting" || i.State == "loading" {
+				read += min(i.Read, i.Size)
+			} else {
+				read += i.Size
+			}
+		}
+	}
+	p.bar.SetTotal(total, false)
+	p.bar.EwmaSetCurrent(read, time.Since(p.last))
+	p.last = time.Now()
+}
+
+// end takes the bar away.
+func (p *progress) end() {
+	if p.bars != nil {
+		p.bar.Abort(true)
+		p.bars.Wait()
+		p.bars = nil
+	}
+}
