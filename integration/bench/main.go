@@ -39,7 +39,7 @@ func main() {
 	}
 	os.Exit(program.Run(func(tb testing.TB) {
 		tb.Cleanup(binaries.Remove)
-		binaries.Dir(tb, binaries.Containerd, binaries.Stock, binaries.Shim, binaries.Runc)
+		binaries.Dir(tb, binaries.Containerd, binaries.Stock, binaries.Shim, binaries.Runc, binaries.Ctr, binaries.Berth)
 		for _, name := range []string{"igzip", "unpigz"} {
 			path, err := exec.LookPath(name)
 			if err != nil {
@@ -52,7 +52,7 @@ func main() {
 		for _, b := range []struct {
 			name string
 			run  func(testing.TB, *table, int)
-		}{{"small", benchSmallImages}, {"large", benchLargeImage}, {"start", benchStart}} {
+		}{{"small", benchSmallImages}, {"large", benchLargeImage}, {"start", benchStart}, {"bundle", benchBundles}} {
 			if match.MatchString(b.name) {
 				b.run(tb, t, *rounds)
 			}
