@@ -92,6 +92,7 @@ func TestOCIRefused(t *testing.T) {
 		{"E34 no digest", descChanged(func(d *ocispec.Descriptor) { d.Digest = "" }), `invalid digest ""`},
 		{"E35 manifests", raw(`{"manifests":[` + strings.Repeat(entry+",", 10_000) + entry + `]}`), "index.json: too many manifests (max 10000)"},
 		{"E35 nesting", nested(10, good), "image example/a:1: indexes are nested more than 8 deep"},
+		{"E35 nesting, the lowest first", allLevels(nested(9, good)), "indexes are nested more than 8 deep"},
 		{"E35 circle", []member{ociVersion, indexOf(ocispec.Descriptor{MediaType: isIndex, Digest: other, Size: 200}), circle(other, 200)}, "blob " + other.String() + " does not match its name"},
 		{"E36 layers", blobAs(isManifest, `{"config":`+entry+`,"layers":[`+strings.Repeat(entry+",", 10_000)+entry+`]}`), "too many layers (max 500)"},
 		{"schema 1", blobAs(images.MediaTypeDockerSchema1Manifest, `{}`), "schema 1 manifests are not supported"},
@@ -122,6 +123,17 @@ func nested(depth int, good []member) []member {
 		desc = descOf(ocispec.MediaTypeImageIndex, data)
 	}
 	return append(members, indexOf(desc))
+}
+
+// allLevels lists each index of a nested bundle in index.json too, from the lowest up.
+func allLevels(members []member) []member {
+	var index ocispec.Index
+	for _, m := range members[1 : len(members)-1] {
+		if strings.HasPrefix(string(m.data), `{"schemaVersion":0,"manifests"`) {
+			index.Manifests = append(index.Manifests, descOf(ocispec.MediaTypeImageIndex, m.data))
+		}
+	}
+	return append(members[:len(members)-1:len(members)-1], asJSON("index.json", index))
 }
 
 // circle is an index that lists itself.

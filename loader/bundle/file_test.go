@@ -239,6 +239,27 @@ func TestChanged(t *testing.T) {
 	}
 }
 
+// TestCutOff is about a file that gets shorter behind a reader's back: what it reads does not just end.
+func TestCutOff(t *testing.T) {
+	image := newSource(t, "amd64", []layer{newLayer(t, 1, 2_000_000)}, "example/a:1")
+	l := image.layers[0].packed
+	for _, packing := range packings[:3] {
+		path := write(t, packing.pack(t, pack(t, oci([]source{image})...)))
+		b := open(t, path, nil)
+		r, err := b.Fetch(t.Context(), descOf("", l))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		if err := os.Truncate(path, 200_000); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.Copy(io.Discard, r); !errors.Is(err, bundle.ErrChanged) || n >= int64(len(l)) {
+			t.Errorf("%s: got %d bytes and error %v, want one that the file changed", packing.name, n, err)
+		}
+	}
+}
+
 // meddler is a context that does something once, when it is first asked.
 type meddler struct {
 	context.Context
