@@ -28,7 +28,10 @@ func find(paths []string) ([]string, error) {
 	}
 	for _, path := range paths {
 		path = filepath.Clean(path)
-		info, err := os.Stat(path) // the path is the operator's own and may be a link
+		if target, err := filepath.EvalSymlinks(path); err == nil {
+			path = target // the path is the operator's own and may be a link
+		}
+		info, err := os.Stat(path)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			continue
@@ -80,7 +83,7 @@ func findIn(dir string) ([]string, error) {
 				err = fmt.Errorf("find bundles: %s is a link that leads nowhere", path)
 			}
 			if err == nil {
-				err = trustedTarget(path)
+				path, err = trustedTarget(path)
 			}
 		}
 		if err != nil {
@@ -124,16 +127,16 @@ func trusted(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// trustedTarget refuses a link into a directory that others can write to.
-func trustedTarget(path string) error {
+// trustedTarget returns where a link leads. One into a directory that others can write to is refused.
+func trustedTarget(path string) (string, error) {
 	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return fmt.Errorf("find bundles: %w", err)
+		return "", fmt.Errorf("find bundles: %w", err)
 	}
 	dir := filepath.Dir(target)
 	info, err := os.Stat(dir)
 	if err != nil {
-		return fmt.Errorf("find bundles: %w", err)
+		return "", fmt.Errorf("find bundles: %w", err)
 	}
-	return trusted(dir, info)
+	return target, trusted(dir, info)
 }

@@ -25,6 +25,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -74,6 +75,8 @@ type Node struct {
 	Transfer transfer.Transferrer
 	// Snapshots is the snapshotter of [Options].
 	Snapshots snapshots.Snapshotter
+	// Namespaces lists all that there are.
+	Namespaces func(context.Context) ([]string, error)
 	// Root is a directory for what the loader remembers.
 	Root string
 }
@@ -86,7 +89,10 @@ type Loader struct {
 	platform platforms.MatchComparer
 	work     *semaphore.Weighted // one for each image or bundle that is worked on
 
-	rounds sync.Mutex // one round of loading at a time
+	rounds    sync.Mutex  // one round of loading at a time
+	loaded    bool        // guarded by rounds
+	unclean   atomic.Bool // what is unpacked may be damaged, and was not looked at since
+	verifying sync.Mutex
 }
 
 // New returns a loader that has loaded nothing yet.
@@ -113,13 +119,15 @@ func (l *Loader) Load(ctx context.Context) error {
 	if err != nil {
 		log.G(ctx).WithError(err).Error("some bundles cannot be loaded")
 	}
+	first := !l.loaded
+	l.loaded = true
 	entries := l.catalog.begin(files)
 	failed := l.loadAll(ctx, entries)
 	if failed == nil && err == nil {
 		err = l.letGo(ctx)
 	}
 	l.endLease(ctx)
-	summarize(ctx, entries, time.Since(start))
+	summarize(ctx, entries, first, time.Since(start))
 	return errors.Join(err, failed)
 }
 
@@ -139,6 +147,7 @@ func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
 		defer close(load.done)
 		defer l.rounds.Unlock()
 		ctx := namespaces.WithNamespace(ctx, l.Namespace)
+		defer l.recovered(ctx, func(error) {})
 		if err := l.loadAll(ctx, load.entries); err != nil {
 			log.G(ctx).WithError(err).Debug("load by hand")
 		}
@@ -214,7 +223,7 @@ func (l *Loader) loadBundle(ctx context.Context, e *entry) {
 	}
 	work.Wait()
 	e.end()
-	announce(ctx, e, time.Since(start))
+	e.announce(ctx, time.Since(start))
 }
 
 // list opens a bundle and reads what is in it, unless that is known. It reports whether there is anything to load.
@@ -242,7 +251,7 @@ func (l *Loader) list(ctx context.Context, e *entry) bool {
 			continue // it may still be copied
 		}
 		e.cannotRead(before, err)
-		log.G(ctx).WithField("bundle", e.path).WithError(err).Error("bundle cannot be loaded")
+		e.announce(ctx, 0)
 		return false
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -46,6 +45,8 @@ type entry struct {
 	state    State
 	err      error
 	unread   os.FileInfo // of a bundle that could not be listed
+	said     string      // what the log says of it
+	news     bool        // and whether that is of this round
 }
 
 // unchanged reports whether what is known of a bundle still holds: what is in it, or that it cannot be read. The catalog's
@@ -192,5 +193,3 @@ func (e *entry) lockedStatus() BundleStatus {
 	}
 	return s
 }
-
-func took(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }
