@@ -255,3 +255,15 @@ func (c *Catalog) before(path, other string) bool {
 	}
 	return false
 }
+
+// withBlob returns a bundle that has a blob.
+func (c *Catalog) withBlob(d digest.Digest) (*bundle.Bundle, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.entries {
+		if e.bundle != nil && e.bundle.Has(d) {
+			return e.bundle, true
+		}
+	}
+	return nil, false
+}

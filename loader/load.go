@@ -25,9 +25,15 @@ func (l *Loader) loadImage(ctx context.Context, image *Image) (State, error) {
 	if err != nil {
 		return Failed, err
 	}
+	mended := false
+	if !k.snapshot && l.unclean.Load() {
+		if mended, err = l.verifyImage(ctx, image); err != nil {
+			return Failed, err
+		}
+	}
 	if k.nothing() {
 		changed, err := l.record(ctx, l.Images, image)
-		if changed {
+		if changed || mended {
 			return Repaired, err
 		}
 		return Present, err

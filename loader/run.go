@@ -19,6 +19,7 @@ const (
 // Run loads at once, calls loaded after that, and loads again whenever something changed, until ctx ends. What could not be
 // loaded is tried again after a while.
 func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()) {
+	l.unclean.Store(!l.begin(ctx))
 	retry := minRetry
 	for {
 		var again <-chan time.Time
@@ -32,6 +33,9 @@ func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()
 			loaded()
 			loaded = nil
 		}
+		if l.unclean.Swap(false) {
+			l.verifyOthers(ctx)
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -39,6 +43,13 @@ func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()
 		case <-changes:
 			log.G(ctx).Debug("a folder of bundles changed")
 		}
+	}
+}
+
+// verifyOthers looks at the images that no bundle brought, after containerd did not end by itself.
+func (l *Loader) verifyOthers(ctx context.Context) {
+	if _, err := l.Verify(ctx, false); err != nil && ctx.Err() == nil {
+		log.G(ctx).WithError(err).Warn("verify what is unpacked, since containerd did not end by itself")
 	}
 }
 

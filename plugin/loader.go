@@ -6,6 +6,7 @@ package plugin
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -52,6 +53,16 @@ func init() {
 type Loader struct {
 	*loader.Loader
 	err error
+}
+
+var _ io.Closer = (*Loader)(nil)
+
+// Close is called when containerd ends by itself.
+func (l *Loader) Close() error {
+	if l.Loader == nil {
+		return nil
+	}
+	return l.Loader.Close()
 }
 
 // startLoader never fails for what an operator wrote: it holds the error, and `berth status` shows it.
@@ -131,13 +142,14 @@ func loaderNode(ic *plugin.InitContext, settings LoaderSettings) (loader.Node, e
 		return loader.Node{}, fmt.Errorf("snapshotter %q of the loader's stanza: %w", settings.Snapshotter, errdefs.ErrNotFound)
 	}
 	return loader.Node{
-		Images:    metadata.NewImageStore(db),
-		Content:   db.ContentStore(),
-		Blobs:     blobs.(content.Store),
-		Leases:    manager.(leases.Manager),
-		Transfer:  service,
-		Snapshots: snapshotter,
-		Root:      ic.Properties[plugins.PropertyRootDir],
+		Images:     metadata.NewImageStore(db),
+		Content:    db.ContentStore(),
+		Blobs:      blobs.(content.Store),
+		Leases:     manager.(leases.Manager),
+		Transfer:   service,
+		Snapshots:  snapshotter,
+		Namespaces: func(ctx context.Context) ([]string, error) { return namespaceNames(ctx, db) },
+		Root:       ic.Properties[plugins.PropertyRootDir],
 	}, nil
 }
 
