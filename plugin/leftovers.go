@@ -159,7 +159,7 @@ func removeUnknownContent(ctx context.Context, names []string, known content.Man
 			return err // what is known is not complete
 		}
 	}
-	return store.Walk(ctx, func(info content.Info) error {
+	err = store.Walk(ctx, func(info content.Info) error {
 		if seen[info.Digest] {
 			return nil
 		}
@@ -168,6 +168,10 @@ func removeUnknownContent(ctx context.Context, names []string, known content.Man
 		}
 		return nil
 	})
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // the directory of blobs is made for the first
+	}
+	return err
 }
 
 // removeOrphanedSnapshots has the overlay snapshotter remove directories that its database does not know. It makes the
@@ -182,8 +186,19 @@ func removeOrphanedSnapshots(ic *plugin.InitContext) error {
 	if err != nil {
 		return nil // containerd says so itself
 	}
-	if c, ok := instance.(snapshots.Cleaner); ok {
-		return c.Cleanup(ic.Context)
+	c, ok := instance.(snapshots.Cleaner)
+	if !ok {
+		return nil
 	}
-	return nil
+	err = c.Cleanup(ic.Context)
+	if !errdefs.IsNotFound(err) {
+		return err
+	}
+	// Its database has never recorded a snapshot, which it takes for an error: containerd ended during the first.
+	dirs, err := filepath.Glob(filepath.Join(p.Meta.Exports[plugins.SnapshotterRootDir], "snapshots", "*"))
+	errs := []error{err}
+	for _, dir := range dirs {
+		errs = append(errs, os.RemoveAll(dir))
+	}
+	return errors.Join(errs...)
 }
