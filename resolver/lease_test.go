@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
@@ -158,6 +159,7 @@ func TestCanceledPullCleansUp(t *testing.T) {
 	first := serve(t, at(image.LayerPath(), func(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write(image.Layer[:48<<10])
 		w.(http.Flusher).Flush()
+		time.Sleep(200 * time.Millisecond) // until it has arrived
 		cancel()
 		<-r.Context().Done()
 	}, whole))
