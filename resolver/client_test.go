@@ -177,6 +177,13 @@ func TestClientWithoutPassword(t *testing.T) {
 	if err := n.pull(t.Context(), ref, registry.WithCredentials(token)); err != nil {
 		t.Error(err)
 	}
+
+	basic := serve(t, registrytest.Basic("pod-user", "pod-pass", registrytest.Registry{Image: content}))
+	n = newNode(t, basic.registry())
+	wantError(t, n.pull(t.Context(), basic.Host+"/org/app:1", registry.WithCredentials(token)), errdefs.ErrUnauthenticated, "asks for a username and a password")
+	if got := basic.Received("Authorization: Basic"); len(got) > 0 {
+		t.Errorf("the registry received %q, want no identity token where a password is wanted", got)
+	}
 }
 
 // SEC-07, SEC-08: a client whose callback fails is an error at once, which quotes nothing, and not an anonymous pull. One

@@ -67,11 +67,6 @@ func (s labelledStore) Create(ctx context.Context, image images.Image) (images.I
 }
 
 func (s labelledStore) Update(ctx context.Context, image images.Image, fieldpaths ...string) (images.Image, error) {
-	if len(fieldpaths) > 0 {
-		for label := range s.labels {
-			fieldpaths = append(fieldpaths, "labels."+label)
-		}
-	}
 	return s.Store.Update(ctx, s.label(image), fieldpaths...)
 }
 

@@ -15,15 +15,21 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/transfer/image"
 	"github.com/containerd/containerd/v2/core/transfer/local"
 	"github.com/containerd/containerd/v2/core/transfer/registry"
+	"github.com/containerd/containerd/v2/core/unpack"
 	"github.com/containerd/containerd/v2/pkg/imageverifier"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	localcontent "github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
@@ -51,11 +57,19 @@ func newNode(t testing.TB, config string, verifiers ...imageverifier.ImageVerifi
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { file.Close() })
-	db := metadata.NewDB(file, blobs, nil)
+	layers, err := native.NewSnapshotter(filepath.Join(root, "snapshots"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { layers.Close() })
+	db := metadata.NewDB(file, blobs, map[string]snapshots.Snapshotter{"native": layers})
 	if err := db.Init(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	service := local.TransferConfig{Leases: metadata.NewLeaseManager(db), Verifiers: map[string]imageverifier.ImageVerifier{}}
+	service := local.TransferConfig{
+		Leases: metadata.NewLeaseManager(db), Verifiers: map[string]imageverifier.ImageVerifier{},
+		UnpackPlatforms: []unpack.Platform{{Platform: platforms.All, SnapshotterKey: "native", Snapshotter: db.Snapshotter("native"), Applier: noted{}}},
+	}
 	for i, v := range verifiers {
 		service.Verifiers[fmt.Sprint("verifier", i)] = v
 	}
@@ -68,6 +82,13 @@ func newNode(t testing.TB, config string, verifiers ...imageverifier.ImageVerifi
 		Content:   db.ContentStore(),
 		Downloads: &resolver.Downloads{},
 	}}
+}
+
+// noted is an applier that unpacks nothing: layers of these images are no archives.
+type noted struct{}
+
+func (noted) Apply(_ context.Context, desc ocispec.Descriptor, _ []mount.Mount, _ ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+	return desc, nil
 }
 
 // pull pulls ref as a client does.

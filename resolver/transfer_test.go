@@ -13,7 +13,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/transfer/image"
 	"github.com/containerd/containerd/v2/core/transfer/registry"
 	"github.com/containerd/containerd/v2/pkg/imageverifier"
@@ -247,7 +246,7 @@ func TestRefused(t *testing.T) {
 	n.wantNothing(t)
 }
 
-// A source that is no registry is refused where there are rules: it would go past them.
+// A source that is no registry is refused where there are rules, since it would go past them, and there alone.
 func TestOtherSourceIsRefused(t *testing.T) {
 	t.Parallel()
 	s := serve(t, registrytest.Registry{Image: registrytest.NewImage("other", 1<<10)})
@@ -261,36 +260,13 @@ func TestOtherSourceIsRefused(t *testing.T) {
 	if got := s.Connections(); got != 0 {
 		t.Errorf("got %d connections, want 0", got)
 	}
-}
 
-// A lease that the client brought keeps what was pulled, and stays.
-func TestClientLease(t *testing.T) {
-	t.Parallel()
-	content := registrytest.NewImage("lease", 4<<10)
-	s := serve(t, registrytest.Registry{Image: content})
-	n := newNode(t, s.registry()+from(s))
-	ctx := namespaces.WithNamespace(t.Context(), "test")
-	lease, err := n.Leases.Create(ctx, leases.WithID("mine"))
-	if err != nil {
+	plain := registrytest.Serve(t, nil, registrytest.Registry{Image: registrytest.NewImage("other", 1<<10)})
+	ref := plain.Host + "/org/app:1"
+	if inner, err = registry.NewOCIRegistry(ctx, ref); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.pull(leases.WithLease(ctx, lease.ID), ref); err != nil {
-		t.Fatal(err)
+	if err := newNode(t, "").Transfer(ctx, struct{ *registry.OCIRegistry }{inner}, image.NewStore(ref)); err != nil {
+		t.Errorf("with nothing configured: %v", err)
 	}
-	if left, err := n.Leases.List(ctx); err != nil || len(left) != 1 || left[0].ID != "mine" {
-		t.Errorf("got leases %v (%v), want the client's alone", left, err)
-	}
-	if err := n.images.Delete(ctx, ref); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := n.db.GarbageCollect(ctx); err != nil {
-		t.Fatal(err)
-	}
-	for _, b := range [][]byte{content.Manifest, content.Config, content.Layer} {
-		if _, err := n.Content.Info(ctx, digest.FromBytes(b)); err != nil {
-			t.Errorf("the lease does not keep a blob of %d bytes: %v", len(b), err)
-		}
-	}
-	err = n.pull(leases.WithLease(ctx, "gone"), ref)
-	wantError(t, err, errdefs.ErrNotFound, "pull "+ref, "lease gone")
 }
