@@ -45,9 +45,14 @@ func (l *Loader) abortIngests(ctx context.Context, lease leases.Lease) error {
 	return nil
 }
 
-// endLease gives the lease up: what was loaded is kept by its images, and the rest may go.
-func (l *Loader) endLease(ctx context.Context) {
-	err := l.Leases.Delete(context.WithoutCancel(ctx), leases.Lease{ID: leaseID})
+// endLease gives the lease up: what was loaded is kept by its images, and the rest may go. It goes at once if asked for,
+// since containerd collects garbage only after so many changes, and a disk may be full.
+func (l *Loader) endLease(ctx context.Context, collect bool) {
+	var opts []leases.DeleteOpt
+	if collect || l.DropLayers {
+		opts = append(opts, leases.SynchronousDelete)
+	}
+	err := l.Leases.Delete(context.WithoutCancel(ctx), leases.Lease{ID: leaseID}, opts...)
 	if err != nil && !errdefs.IsNotFound(err) {
 		log.G(ctx).WithError(err).WithField("lease", leaseID).Warn("delete lease of the loader")
 	}

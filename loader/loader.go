@@ -26,6 +26,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -115,30 +116,35 @@ func (l *Loader) Load(ctx context.Context) error {
 	defer l.rounds.Unlock()
 	ctx = namespaces.WithNamespace(ctx, l.Namespace)
 	start := time.Now()
-	files, err := find(l.Paths)
-	if err != nil {
-		log.G(ctx).WithError(err).Error("some bundles cannot be loaded")
-	}
+	files, refused := find(l.Paths)
 	first := !l.loaded
+	entries := l.catalog.begin(files, refused)
+	err := l.loadAll(ctx, entries)
+	if ctx.Err() != nil {
+		return ctx.Err() // the lease stays, and the next start goes on under it
+	}
 	l.loaded = true
-	entries := l.catalog.begin(files)
-	failed := l.loadAll(ctx, entries)
-	if failed == nil && err == nil {
+	failed := err != nil
+	if !failed {
 		err = l.letGo(ctx)
 	}
-	l.endLease(ctx)
+	l.endLease(ctx, failed)
 	summarize(ctx, entries, first, time.Since(start))
-	return errors.Join(err, failed)
+	return err
 }
 
 // LoadPaths loads bundles by hand, in the background; ctx ends it. An error says that there is nothing to load.
 func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
-	files, err := find(paths)
-	if err == nil && len(files) == 0 {
-		err = fmt.Errorf("no bundle in %s: %w", strings.Join(paths, ", "), errdefs.ErrNotFound)
+	files, refused := find(paths)
+	var errs []error
+	for _, r := range refused {
+		errs = append(errs, r.err)
 	}
-	if err != nil {
+	if err := errors.Join(errs...); err != nil {
 		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("no bundle in %s: %w", strings.Join(paths, ", "), errdefs.ErrNotFound)
 	}
 	load := &Load{done: make(chan struct{})}
 	l.rounds.Lock()
@@ -148,10 +154,11 @@ func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
 		defer l.rounds.Unlock()
 		ctx := namespaces.WithNamespace(ctx, l.Namespace)
 		defer l.recovered(ctx, func(error) {})
-		if err := l.loadAll(ctx, load.entries); err != nil {
+		err := l.loadAll(ctx, load.entries)
+		if err != nil {
 			log.G(ctx).WithError(err).Debug("load by hand")
 		}
-		l.endLease(ctx)
+		l.endLease(ctx, err != nil)
 	}()
 	return load, nil
 }
@@ -198,14 +205,12 @@ func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 func (l *Loader) loadBundle(ctx context.Context, e *entry) {
 	start := time.Now()
 	if !l.list(ctx, e) {
+		e.announce(ctx, time.Since(start))
 		return
 	}
 	loaded := l.catalog.take(e)
 	if e.bundle.Compressed() {
-		if err := l.fetchAll(ctx, e, loaded); err != nil {
-			e.fail(err)
-			return
-		}
+		loaded = l.fetchAll(ctx, e, loaded)
 	}
 	var work sync.WaitGroup
 	for _, image := range loaded {
@@ -231,33 +236,45 @@ func (l *Loader) list(ctx context.Context, e *entry) bool {
 	if e.listed() {
 		return e.bundle != nil
 	}
-	if err := l.work.Acquire(ctx, 1); err != nil {
-		e.fail(err)
-		return false
-	}
-	defer l.work.Release(1)
 	for {
 		before, err := os.Lstat(e.path)
 		if err != nil {
 			e.fail(err)
 			return false
 		}
+		start := time.Now()
 		b, err := l.open(ctx, e.path)
-		if err == nil {
+		var machine syscall.Errno
+		switch {
+		case err == nil:
 			l.catalog.list(ctx, e, b)
 			return true
-		}
-		if time.Since(before.ModTime()).Abs() < settled && wait(ctx, settled/4) {
+		case ctx.Err() != nil:
+			e.fail(ctx.Err())
+			return false
+		case time.Since(written(e.path)).Abs() < settled && wait(ctx, max(settled/4, 2*time.Since(start))):
 			continue // it may still be copied
+		case errors.As(err, &machine):
+			e.fail(err) // which may pass, and the bundle stay the same
+			return false
 		}
 		e.cannotRead(before, err)
-		e.announce(ctx, 0)
 		return false
 	}
 }
 
 // settled is how long ago a bundle was written for its faults to be its own, and not those of a copy that is not complete.
 const settled = 2 * time.Second
+
+// written returns when a bundle was last written to: of a layout, when a file was added to it.
+func written(path string) (last time.Time) {
+	for _, sub := range []string{"", "index.json", "blobs", "blobs/sha256"} {
+		if info, err := os.Lstat(filepath.Join(path, sub)); err == nil && info.ModTime().After(last) {
+			last = info.ModTime()
+		}
+	}
+	return last
+}
 
 // wait reports whether d passed before ctx ended.
 func wait(ctx context.Context, d time.Duration) bool {
