@@ -21,7 +21,7 @@ import (
 
 // loadImage makes an image whole: it repairs what is damaged, pulls what is missing, and records the image under its names.
 func (l *Loader) loadImage(ctx context.Context, image *Image) (State, error) {
-	k, err := l.check(ctx, image)
+	k, err := l.checkHeld(ctx, image)
 	if err != nil {
 		return Failed, err
 	}
@@ -47,7 +47,7 @@ func (l *Loader) loadImage(ctx context.Context, image *Image) (State, error) {
 			return Failed, err
 		}
 		log.G(ctx).WithError(err).WithFields(log.Fields{"image": image.Names[0], "bundle": image.Bundle.Path()}).Info("image is loaded again from its bundle")
-		if k, err = l.check(ctx, image); err != nil {
+		if k, err = l.checkHeld(ctx, image); err != nil {
 			return Failed, err
 		}
 	}

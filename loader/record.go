@@ -80,6 +80,24 @@ func (l *Loader) record(ctx context.Context, store images.Store, image *Image) (
 	return changed, nil
 }
 
+// isRecorded reports whether an image is known by everything that it is to be known by, so that nothing of it is garbage.
+func (l *Loader) isRecorded(ctx context.Context, image *Image) (bool, error) {
+	names := withDigests(image.names(), image.Target)
+	if l.Namespace == criNamespace {
+		names = append(names, image.contents.config.Digest.String())
+	}
+	for _, name := range names {
+		there, err := l.Images.Get(ctx, name)
+		if errdefs.IsNotFound(err) || err == nil && there.Target.Digest != image.Target.Digest {
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("look for image %s: %w", name, err)
+		}
+	}
+	return true, nil
+}
+
 // withDigests adds name@digest for the repository of each name.
 func withDigests(names []string, target ocispec.Descriptor) []string {
 	all := slices.Clone(names)
