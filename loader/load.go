@@ -104,6 +104,11 @@ func (l *Loader) supply(ctx context.Context, image *Image, k lacks) error {
 // repair puts a blob in the place of one that the content store knows and that is damaged. The store itself would refuse to
 // write what it has.
 func (l *Loader) repair(ctx context.Context, image *Image, desc ocispec.Descriptor) error {
+	l.repairs.Lock()
+	defer l.repairs.Unlock()
+	if whole, err := l.isWhole(ctx, desc); err != nil || whole {
+		return err // another image has it, too
+	}
 	log.G(ctx).WithFields(log.Fields{"image": image.Names[0], "digest": desc.Digest, "bundle": image.Bundle.Path()}).
 		Warn("blob is damaged: it is written again from its bundle")
 	if !image.Bundle.Has(desc.Digest) {

@@ -94,6 +94,7 @@ type Loader struct {
 	loaded    bool        // guarded by rounds
 	unclean   atomic.Bool // what is unpacked may be damaged, and was not looked at since
 	verifying sync.Mutex
+	repairs   sync.Mutex // one blob is repaired at a time
 }
 
 // New returns a loader that has loaded nothing yet.
