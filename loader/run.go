@@ -25,9 +25,6 @@ func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()
 		var again <-chan time.Time
 		if err := l.round(ctx); err != nil {
 			again = time.After(retry)
-			retry = min(2*retry, maxRetry)
-		} else {
-			retry = minRetry
 		}
 		if loaded != nil {
 			loaded()
@@ -40,7 +37,9 @@ func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()
 		case <-ctx.Done():
 			return
 		case <-again:
+			retry = min(2*retry, maxRetry)
 		case <-changes:
+			retry = minRetry
 			log.G(ctx).Debug("a folder of bundles changed")
 		}
 	}
