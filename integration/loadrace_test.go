@@ -4,8 +4,10 @@
 package integration_test
 
 import (
+	"bytes"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -84,6 +86,25 @@ func TestManyOfOne(t *testing.T) {
 		t.Errorf("got %d lines of snapshots, want a head and 16", got)
 	}
 	checkClean(t, l.node, "k8s.io")
+}
+
+// TestOtherCopy loads an image of two bundles, of which the first is damaged, from the second.
+func TestOtherCopy(t *testing.T) {
+	daemon.RequireRoot(t)
+	for _, pack := range []func([]byte) []byte{slices.Clone[[]byte], image.Gzip} {
+		l := newLoading(t, "", daemon.Options{Level: "info"})
+		img, bundle := bundleOf(90, "quay.io/copy:1")
+		bad := slices.Clone(bundle)
+		copy(bad[bytes.Index(bad, img.Layers[0].Blob)+1000:], "XXXX")
+		first := image.WriteFile(t, filepath.Join(l.folder, "a.tar"), pack(bad))
+		image.WriteFile(t, filepath.Join(l.folder, "b.tar"), pack(bundle))
+		l.start(t)
+		l.wantLoaded(t, "quay.io/copy:1", img)
+		// Unless the second was faster, so that the first was not needed.
+		if out, good := l.status(t); !good && !strings.Contains(section(out, first), "does not match its name") {
+			t.Errorf("got status\n%s\nwant the fault of %s", out, first)
+		}
+	}
 }
 
 // TestRemoveDuringLoad removes images, and collects garbage, all the time while they are loaded (L14). When that ends, the

@@ -202,7 +202,7 @@ func (c *Catalog) index() {
 	clear(c.digests)
 	for _, e := range c.entries {
 		for _, image := range e.images {
-			image.owned, image.lost = nil, nil
+			image.owned, image.lost, image.twin = nil, nil, nil
 			for _, name := range image.Names {
 				c.claim(name, image)
 			}
@@ -226,9 +226,11 @@ func (c *Catalog) claim(name string, image *Image) {
 		image.lost = append(image.lost, fmt.Sprintf("%s is that of %s (%s)", name, first.Bundle.Path(), first.Target.Digest))
 		return
 	}
-	if _, ok := c.names[key]; !ok {
+	if first, ok := c.names[key]; !ok {
 		c.names[key] = image
 		image.owned = append(image.owned, name)
+	} else if first != image {
+		image.twin = first
 	}
 	for _, d := range append([]digest.Digest{image.Target.Digest}, image.contents.manifests...) {
 		key := named.Name() + "@" + d.String()
@@ -247,6 +249,30 @@ func (c *Catalog) take(e *entry) []*Image {
 		if image.err == nil && len(image.owned) > 0 {
 			taken = append(taken, image)
 		}
+	}
+	return taken
+}
+
+// takeOver returns the images of a bundle that are to be loaded from it after all: those that a bundle before it has, too, and
+// that could not be loaded from there.
+func (c *Catalog) takeOver(e *entry) []*Image {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var taken []*Image
+	for _, image := range e.images {
+		twin := image.twin
+		if twin == nil || image.err != nil || len(image.owned) > 0 || twin.err == nil || isFull(twin.err) {
+			continue
+		}
+		image.owned, twin.owned, image.twin = twin.owned, nil, nil
+		for _, known := range []map[string]*Image{c.names, c.digests} {
+			for key, is := range known {
+				if is == twin {
+					known[key] = image
+				}
+			}
+		}
+		taken = append(taken, image)
 	}
 	return taken
 }

@@ -39,6 +39,7 @@ type Image struct {
 	// Guarded by the catalog.
 	owned []string // the names, aliases too, that no bundle before has
 	lost  []string // why it does not have the others
+	twin  *Image   // the same image in a bundle before, which has its names
 	state State
 	err   error
 }

@@ -51,7 +51,7 @@ func (l *Loader) loadImage(ctx context.Context, image *Image, written bool) (Sta
 		if final || try == maxTries {
 			return Failed, err
 		}
-		log.G(ctx).WithError(err).WithFields(log.Fields{"image": image.Names[0], "bundle": image.Bundle.Path()}).Info("image is loaded again from its bundle")
+		log.G(ctx).WithError(err).WithFields(log.Fields{"image": image.Names[0], "bundle": image.Bundle.Path()}).Debug("image is loaded again from its bundle")
 		if k, _, err = l.checkHeld(ctx, image); err != nil {
 			return Failed, err
 		}

@@ -200,6 +200,9 @@ func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 		})
 	}
 	work.Wait()
+	for _, e := range entries {
+		l.loadOthers(ctx, e)
+	}
 	if err := l.loadAlone(ctx, entries); err != nil {
 		return err
 	}
@@ -248,6 +251,27 @@ func (l *Loader) loadBundle(ctx context.Context, e *entry) {
 	e.announce(ctx)
 }
 
+// loadOthers loads the images of a bundle that another was to bring, and could not.
+func (l *Loader) loadOthers(ctx context.Context, e *entry) {
+	images := l.catalog.takeOver(e)
+	for _, image := range images {
+		l.loadOne(ctx, image)
+	}
+	if len(images) > 0 {
+		e.end()
+		e.announce(ctx)
+	}
+}
+
+// loadOne loads an image, and notes how that ended.
+func (l *Loader) loadOne(ctx context.Context, image *Image) error {
+	defer l.recovered(ctx, image.fail)
+	image.start()
+	state, err := l.loadImage(ctx, image, true)
+	image.end(state, err)
+	return err
+}
+
 // loadAlone loads the images for which there was no room again, the smallest first and one at a time, after what they left
 // went: one that is too large would keep the others out. What it finds out of their sizes holds for the next rounds.
 func (l *Loader) loadAlone(ctx context.Context, entries []*entry) error {
@@ -278,11 +302,8 @@ func (l *Loader) loadAlone(ctx context.Context, entries []*entry) error {
 
 // loadOneAlone reports whether it may have left something.
 func (l *Loader) loadOneAlone(ctx context.Context, image *Image) (dirty bool) {
-	defer l.recovered(ctx, image.fail)
 	_, free, unknown := l.space(lacks{})
-	image.start()
-	result, err := l.loadImage(ctx, image, true)
-	image.end(result, err)
+	err := l.loadOne(ctx, image)
 	if err != nil && isFull(err) && unknown == nil {
 		image.ranOut.Store(max(free, image.ranOut.Load()))
 	}

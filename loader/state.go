@@ -214,7 +214,11 @@ func (e *entry) lockedStatus() BundleStatus {
 		s.Format = e.bundle.Format()
 	}
 	for _, i := range e.images {
-		s.Images = append(s.Images, ImageStatus{Names: i.Names, Digest: i.Target.Digest, State: i.state, Err: i.err, Notes: i.lost, Size: i.contents.size(), Read: i.read.Load()})
+		state := i.state
+		if i.twin != nil && len(i.owned) == 0 {
+			state = i.twin.state
+		}
+		s.Images = append(s.Images, ImageStatus{Names: i.Names, Digest: i.Target.Digest, State: state, Err: i.err, Notes: i.lost, Size: i.contents.size(), Read: i.read.Load()})
 	}
 	return s
 }

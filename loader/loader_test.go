@@ -1,0 +1,191 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loader_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/transfer"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/containerd/v2/plugins/snapshots/native"
+	"github.com/containerd/platforms"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/berth-edge/berth/integration/image"
+	"github.com/berth-edge/berth/loader"
+)
+
+// transferFunc is a transfer service.
+type transferFunc func(source any) error
+
+func (f transferFunc) Transfer(_ context.Context, source, _ any, _ ...transfer.Opt) error {
+	return f(source)
+}
+
+// newLoader makes a loader of a folder, on stores of its own.
+func newLoader(t *testing.T, folder string, service transferFunc) (*loader.Loader, leases.Manager) {
+	t.Helper()
+	root := t.TempDir()
+	blobs, err := local.NewStore(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := bolt.Open(filepath.Join(root, "meta.db"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = file.Close() })
+	unpacked, err := native.NewSnapshotter(filepath.Join(root, "native"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := metadata.NewDB(file, blobs, map[string]snapshots.Snapshotter{"native": unpacked})
+	if err := db.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	manager := metadata.NewLeaseManager(db)
+	return loader.New(loader.Options{
+		Paths: []string{folder}, Namespace: "k8s.io", Parallel: 1, Snapshotter: "native", Platform: platforms.DefaultSpec(),
+	}, loader.Node{
+		Images: metadata.NewImageStore(db), Content: db.ContentStore(), Blobs: blobs, Leases: manager, Transfer: service,
+		Snapshots: db.Snapshotter("native"), Root: t.TempDir(),
+		Namespaces: func(context.Context) ([]string, error) { return nil, nil },
+	}), manager
+}
+
+// bundles makes a folder with one bundle for each name.
+func bundles(t *testing.T, names ...string) string {
+	t.Helper()
+	folder := t.TempDir()
+	if err := os.Chmod(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range names {
+		img := image.Small("linux/amd64", uint64(10*i))
+		image.WriteFile(t, filepath.Join(folder, name+".tar"), image.Tar(image.OCI([]image.Named{img.Name("quay.io/" + name + ":1")})))
+	}
+	return folder
+}
+
+// TestPanic has the transfer service panic (REL-01, L21): containerd lives on, the image has failed, the next bundle is worked
+// on, and nothing is held.
+func TestPanic(t *testing.T) {
+	var asked []string
+	l, manager := newLoader(t, bundles(t, "a", "b"), func(source any) error {
+		name := source.(*loader.Source).Image()
+		asked = append(asked, name)
+		if name == "quay.io/a:1" {
+			panic("boom")
+		}
+		return errors.New("not today")
+	})
+	err := l.Load(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "panic: boom") || !strings.Contains(err.Error(), "not today") {
+		t.Errorf("got %v, want the panic and the error of the other", err)
+	}
+	for _, b := range l.Catalog().Status() {
+		if b.State != loader.Failed || b.Err == nil || len(b.Images) != 1 || b.Images[0].State != loader.Failed {
+			t.Errorf("got %+v, want it failed", b)
+		}
+	}
+	list, err := manager.List(namespaces.WithNamespace(t.Context(), "k8s.io"))
+	if err != nil || len(list) != 0 {
+		t.Errorf("got leases %v %v, want none", list, err)
+	}
+	before := len(asked)
+	if err := l.Load(t.Context()); err == nil || len(asked) == before {
+		t.Errorf("got %v after %v, want both tried again", err, asked)
+	}
+}
+
+// TestEnded keeps the lease of a load that ends with containerd, for the next start to go on under (REL-16).
+func TestEnded(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	l, manager := newLoader(t, bundles(t, "a"), func(any) error {
+		cancel()
+		return ctx.Err()
+	})
+	if err := l.Load(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want that it was canceled", err)
+	}
+	list, err := manager.List(namespaces.WithNamespace(t.Context(), "k8s.io"))
+	if err != nil || len(list) != 1 {
+		t.Errorf("got leases %v %v, want one", list, err)
+	}
+}
+
+// TestLayoutLater looks again at a layout of which a blob came later: nothing about the directory itself tells.
+func TestLayoutLater(t *testing.T) {
+	folder := bundles(t)
+	img := image.Small("linux/amd64", 50)
+	entries := image.OCI([]image.Named{img.Name("quay.io/a:1")})
+	dir := image.WriteLayout(t, filepath.Join(folder, "layout"), entries)
+	last := entries[len(entries)-1]
+	if err := os.Remove(filepath.Join(dir, last.Name)); err != nil {
+		t.Fatal(err)
+	}
+	old := time.Now().Add(-time.Hour)
+	age := func() {
+		for _, path := range []string{"", "blobs", "blobs/sha256", "index.json"} {
+			if err := os.Chtimes(filepath.Join(dir, path), old, old); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	age()
+	asked := 0
+	l, _ := newLoader(t, folder, func(any) error { asked++; return errors.New("not today") })
+	if err := l.Load(t.Context()); err == nil || !strings.Contains(err.Error(), "is not in the bundle") {
+		t.Errorf("got %v, want that a blob is not there", err)
+	}
+	image.WriteFile(t, filepath.Join(dir, last.Name), last.Data)
+	age()
+	if err := l.Load(t.Context()); err == nil || asked == 0 {
+		t.Errorf("got %v and %d pulls, want one at least", err, asked)
+	}
+}
+
+// TestRefused shows what must not be trusted as any other bundle that failed, until it is mended (REL-10).
+func TestRefused(t *testing.T) {
+	folder := bundles(t, "a")
+	path := filepath.Join(folder, "a.tar")
+	asked := 0
+	l, _ := newLoader(t, folder, func(any) error { asked++; return errors.New("not today") })
+	want := func(path, says string) {
+		t.Helper()
+		if err := l.Load(t.Context()); err == nil {
+			t.Error("got no error")
+		}
+		s := l.Catalog().Status()
+		if len(s) != 1 || s[0].Path != path || s[0].State != loader.Failed || s[0].Err == nil || !strings.Contains(s[0].Err.Error(), says) {
+			t.Errorf("got %+v, want %s failed with %q", s, path, says)
+		}
+	}
+	chmod := func(path string, mode os.FileMode) {
+		t.Helper()
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	chmod(path, 0o666)
+	want(path, "refusing bundle "+path+": mode 0666")
+	chmod(path, 0o644)
+	chmod(folder, 0o777)
+	want(folder, "refusing bundles in "+folder+": mode 0777")
+	if asked != 0 {
+		t.Errorf("got %d pulls of what is refused, want none", asked)
+	}
+	chmod(folder, 0o755)
+	want(path, "not today")
+}
