@@ -38,8 +38,13 @@ type Image struct {
 	// Guarded by the catalog.
 	owned []string // the names, aliases too, that no bundle before has
 	lost  []string // why it does not have the others
-	state State
-	err   error
+	// contested says that another image laid claim to one of the names.
+	contested bool
+
+	// supplied says that something of it was missing, and was written before it is loaded: see [Loader.fetchAll].
+	supplied bool
+	state    State
+	err      error
 }
 
 var _ transfer.ImageFetcher = (*Source)(nil)

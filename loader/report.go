@@ -35,8 +35,8 @@ func announce(ctx context.Context, e *entry, d time.Duration) {
 }
 
 // summarize writes the one line of a round of loading.
-func summarize(ctx context.Context, entries []*entry, d time.Duration) {
-	images, failed := 0, 0
+func summarize(ctx context.Context, entries []*entry, refused int, d time.Duration) {
+	images, failed := 0, refused
 	for _, e := range entries {
 		s := e.status()
 		images += len(s.Images)
@@ -44,5 +44,5 @@ func summarize(ctx context.Context, entries []*entry, d time.Duration) {
 			failed++
 		}
 	}
-	log.G(ctx).WithFields(log.Fields{"bundles": len(entries), "failed": failed, "images": images, "seconds": took(d)}).Info("bundles are loaded")
+	log.G(ctx).WithFields(log.Fields{"bundles": len(entries) + refused, "failed": failed, "images": images, "seconds": took(d)}).Info("bundles are loaded")
 }
