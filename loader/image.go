@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -51,16 +52,28 @@ var _ transfer.ImageFetcher = (*Source)(nil)
 
 // Source is an [Image] under one name, as a pull takes it.
 type Source struct {
-	image *Image
-	name  string
+	image  *Image
+	name   string
+	target ocispec.Descriptor
 }
 
-// NewSource returns an image under a name.
-func NewSource(image *Image, name string) *Source { return &Source{image, name} }
+// NewSource returns an image under a name. A name with the digest of one manifest of an index is that manifest's.
+func NewSource(image *Image, name string) *Source {
+	s := &Source{image, name, image.Target}
+	named, err := reference.ParseNormalizedNamed(name)
+	if digested, ok := named.(reference.Digested); ok && err == nil {
+		for _, desc := range image.contents.blobs {
+			if desc.Digest == digested.Digest() {
+				s.target = desc
+			}
+		}
+	}
+	return s
+}
 
 // Resolve implements [transfer.ImageResolver].
 func (s *Source) Resolve(context.Context) (string, ocispec.Descriptor, error) {
-	return s.name, s.image.Target, nil
+	return s.name, s.target, nil
 }
 
 // Fetcher implements [transfer.ImageFetcher].
