@@ -156,6 +156,7 @@ func (b bundles) Find(ctx context.Context, named reference.Named) (resolver.Bund
 	return resolver.Bundled{
 		Path:         image.Bundle.Path(),
 		Labels:       b.Labels(image.Bundle.Path(), namespace),
+		Holds:        image.Bundle.Has,
 		Service:      b.Transfer,
 		ImageFetcher: loader.NewSource(image, named.String()),
 	}, true

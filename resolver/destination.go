@@ -21,6 +21,7 @@ type destination struct {
 	labels  map[string]string
 	keep    []string
 	discard bool
+	bundled *Bundled // what is pulled from, nil if it is no bundle
 }
 
 var (
@@ -30,7 +31,7 @@ var (
 )
 
 func (t *Transferrer) newDestination(ctx context.Context, inner transfer.ImageStorer, labels map[string]string) *destination {
-	return &destination{inner, labels, t.KeepLabels, t.discards(ctx)}
+	return &destination{ImageStorer: inner, labels: labels, keep: t.KeepLabels, discard: t.discards(ctx)}
 }
 
 // Store implements [transfer.ImageStorer].
@@ -44,7 +45,10 @@ func (d *destination) ImageFilter(h images.HandlerFunc, cs content.Store) images
 		cs = layerlessStore{cs}
 	}
 	if f, ok := d.ImageStorer.(transfer.ImageFilterer); ok {
-		return f.ImageFilter(h, cs)
+		h = f.ImageFilter(h, cs)
+	}
+	if d.bundled != nil {
+		h = d.bundled.held(h)
 	}
 	return h
 }

@@ -241,8 +241,10 @@ func (p *pull) try(ctx context.Context, route Route, target Target) attempt {
 		service = target.Bundled.Service
 		maps.Copy(labels, target.Bundled.Labels)
 	}
+	dst := p.t.newDestination(ctx, p.storer, labels)
+	dst.bundled = target.Bundled
 	start := time.Now()
-	err = service.Transfer(ctx, src, p.t.newDestination(ctx, p.storer, labels), p.opts...)
+	err = service.Transfer(ctx, src, dst, p.opts...)
 	if err != nil {
 		p.reset(ctx, src)
 	} else {
