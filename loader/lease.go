@@ -45,9 +45,14 @@ func (l *Loader) abortIngests(ctx context.Context, lease leases.Lease) error {
 	return nil
 }
 
-// endLease gives the lease up: what was loaded is kept by its images, and the rest may go.
+// endLease gives the lease up: what was loaded is kept by its images, and the rest may go. Layers that are not kept go at
+// once: on a small disk their room is wanted, and on a node where little happens garbage collection may not come for long.
 func (l *Loader) endLease(ctx context.Context) {
-	err := l.Leases.Delete(context.WithoutCancel(ctx), leases.Lease{ID: leaseID})
+	var opts []leases.DeleteOpt
+	if l.DropLayers {
+		opts = append(opts, leases.SynchronousDelete)
+	}
+	err := l.Leases.Delete(context.WithoutCancel(ctx), leases.Lease{ID: leaseID}, opts...)
 	if err != nil && !errdefs.IsNotFound(err) {
 		log.G(ctx).WithError(err).WithField("lease", leaseID).Warn("delete lease of the loader")
 	}

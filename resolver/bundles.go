@@ -34,6 +34,8 @@ type Bundled struct {
 	Labels map[string]string
 	// Holds reports whether the bundle has the content of a digest.
 	Holds func(digest.Digest) bool
+	// DiscardLayers lets garbage collection take a compressed layer that is unpacked: the bundle can serve it again.
+	DiscardLayers bool
 	// Service does the work of a pull from it: bundles are part of the system, and need not be put to verifiers.
 	Service transfer.Transferrer
 

@@ -242,7 +242,10 @@ func (p *pull) try(ctx context.Context, route Route, target Target) attempt {
 		maps.Copy(labels, target.Bundled.Labels)
 	}
 	dst := p.t.newDestination(ctx, p.storer, labels)
-	dst.bundled = target.Bundled
+	if target.Bundled != nil {
+		dst.bundled = target.Bundled
+		dst.discard = dst.discard || target.Bundled.DiscardLayers
+	}
 	start := time.Now()
 	err = service.Transfer(ctx, src, dst, p.opts...)
 	if err != nil {
