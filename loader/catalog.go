@@ -218,9 +218,11 @@ func (c *Catalog) claim(name string, image *Image) {
 	case !ok:
 		c.names[key] = image
 		image.owned = append(image.owned, name)
-	case first.Target.Digest != image.Target.Digest:
-		image.lost = append(image.lost, fmt.Sprintf("%s is that of %s (%s)", name, first.Bundle.Path(), first.Target.Digest))
+	case first != image:
 		first.contested = true
+		if first.Target.Digest != image.Target.Digest {
+			image.lost = append(image.lost, fmt.Sprintf("%s is that of %s (%s)", name, first.Bundle.Path(), first.Target.Digest))
+		}
 	}
 }
 
@@ -257,14 +259,14 @@ func (c *Catalog) contest(image *Image) {
 	image.contested = true
 }
 
-// holds reports whether a bundle is one of the catalog's and has the image of a digest.
+// holds reports whether a bundle is one of the catalog's and has the image of a digest, under a name that no other has.
 func (c *Catalog) holds(path string, d digest.Digest) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.entries {
 		if e.path == path {
 			return slices.ContainsFunc(e.images, func(i *Image) bool {
-				return i.Target.Digest == d || slices.Contains(i.contents.manifests, d)
+				return len(i.owned) > 0 && (i.Target.Digest == d || slices.Contains(i.contents.manifests, d))
 			})
 		}
 	}

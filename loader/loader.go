@@ -186,6 +186,7 @@ func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 	}
 	work.Wait()
 	l.settle(ctx, entries)
+	note(ctx, entries)
 	var errs []error
 	for _, e := range entries {
 		errs = append(errs, e.error())

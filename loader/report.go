@@ -11,15 +11,12 @@ import (
 	"github.com/containerd/log"
 )
 
-// announce writes the one line of a bundle that was worked on, and a line for whatever is wrong with it.
+// announce writes the one line of a bundle that was worked on, and a line for each thing that is wrong with it.
 func announce(ctx context.Context, e *entry, d time.Duration) {
 	s := e.status()
 	count := map[State]int{}
 	for _, i := range s.Images {
 		count[i.State]++
-		for _, note := range i.Notes {
-			log.G(ctx).WithFields(log.Fields{"bundle": s.Path, "digest": i.Digest}).Warn("name is not given to the image: " + note)
-		}
 	}
 	line := log.G(ctx).WithFields(log.Fields{
 		"bundle": s.Path, "format": s.Format, "images": len(s.Images),
@@ -31,6 +28,18 @@ func announce(ctx context.Context, e *entry, d time.Duration) {
 	}
 	for _, text := range strings.Split(s.Err.Error(), "\n") {
 		line.WithField("problem", text).Error("bundle is not loaded as a whole")
+	}
+}
+
+// note writes a line for each name that an image does not get. It is known when all bundles are listed.
+func note(ctx context.Context, entries []*entry) {
+	for _, e := range entries {
+		s := e.status()
+		for _, i := range s.Images {
+			for _, text := range i.Notes {
+				log.G(ctx).WithFields(log.Fields{"bundle": s.Path, "digest": i.Digest}).Warn("name is not given to the image: " + text)
+			}
+		}
 	}
 }
 

@@ -93,8 +93,6 @@ func (e *entry) end() {
 			e.err = errors.Join(e.err, fmt.Errorf("image %s of bundle %s: %w", image.Names[0], e.path, image.err))
 		case image.state == Loaded, image.state == Repaired:
 			e.state = Loaded
-		case len(image.owned) == 0:
-			image.state = Shadowed
 		}
 	}
 	if e.err != nil {
@@ -195,7 +193,11 @@ func (e *entry) lockedStatus() BundleStatus {
 		s.Format = e.bundle.Format()
 	}
 	for _, i := range e.images {
-		s.Images = append(s.Images, ImageStatus{Names: i.Names, Digest: i.Target.Digest, State: i.state, Err: i.err, Notes: i.lost, Size: i.contents.size(), Read: i.read.Load()})
+		state := i.state
+		if len(i.owned) == 0 && i.err == nil {
+			state = Shadowed // also if it was loaded before the bundle in front was listed
+		}
+		s.Images = append(s.Images, ImageStatus{Names: i.Names, Digest: i.Target.Digest, State: state, Err: i.err, Notes: i.lost, Size: i.contents.size(), Read: i.read.Load()})
 	}
 	return s
 }
