@@ -197,4 +197,3 @@ func recorded(t testing.TB, d *daemon.Daemon, namespace string) []images.Image {
 	}
 	return list
 }
-
