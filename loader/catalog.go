@@ -133,6 +133,23 @@ func (c *Catalog) begin(files []string, refused refusals) []*entry {
 	return entries
 }
 
+// differs reports whether there are other bundles than those that the catalog knows, or one of them changed.
+func (c *Catalog) differs(files []string, refused refusals) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.begun || !slices.EqualFunc(refused, c.refused, func(a, b refusal) bool { return a.Error() == b.Error() }) {
+		return true
+	}
+	for _, e := range c.entries {
+		if !e.byHand && !slices.Contains(files, e.path) || e.byHand && isGone(e.path) || !e.unchanged() {
+			return true
+		}
+	}
+	return slices.ContainsFunc(files, func(path string) bool {
+		return !slices.ContainsFunc(c.entries, func(e *entry) bool { return e.path == path })
+	})
+}
+
 // add puts bundles that are loaded by hand before those there are: who loads one wants what is in it.
 func (c *Catalog) add(files []string) []*entry {
 	c.mu.Lock()

@@ -16,8 +16,8 @@ const (
 	maxRetry = 5 * time.Minute
 )
 
-// Run loads at once, calls loaded after that, and loads again whenever something changed, until ctx ends. What could not be
-// loaded is tried again after a while.
+// Run loads at once, calls loaded after that, and loads again whenever the bundles changed, until ctx ends. What could not be
+// loaded is tried again after a while. What is sent on changes need not be about bundles.
 func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()) {
 	retry := minRetry
 	for {
@@ -32,12 +32,25 @@ func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()
 			loaded()
 			loaded = nil
 		}
+		if !l.wait(ctx, changes, again) {
+			return
+		}
+	}
+}
+
+// wait reports whether ctx still runs when it is time to load again.
+func (l *Loader) wait(ctx context.Context, changes <-chan struct{}, again <-chan time.Time) bool {
+	for {
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-again:
-		case <-changes:
-			log.G(ctx).Debug("a folder of bundles changed")
+			return true
+		case <-changes: // every container that starts is a mount, and a change
+			if l.catalog.differs(find(l.Paths)) {
+				log.G(ctx).Debug("the bundles changed")
+				return true
+			}
 		}
 	}
 }
