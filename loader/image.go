@@ -95,7 +95,7 @@ func (f fetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadClo
 	if err != nil {
 		return nil, err
 	}
-	counting := &reader{r, f.image}
+	counting := &reader{ReadCloser: r, image: f.image}
 	if seeker, ok := r.(io.Seeker); ok {
 		return &seekingReader{counting, seeker}, nil
 	}
@@ -105,13 +105,26 @@ func (f fetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadClo
 type reader struct {
 	io.ReadCloser
 	image *Image
+	n     int64
+	whole bool
 }
 
 func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.ReadCloser.Read(p)
+	r.n += int64(n)
+	r.whole = r.whole || err == io.EOF
 	r.image.read.Add(int64(n))
 	bytesRead.Add(float64(n))
 	return n, err
+}
+
+// Close counts as written what was read to its end: the only one who does that is the content store.
+func (r *reader) Close() error {
+	if r.whole {
+		bytesWritten.Add(float64(r.n))
+		r.whole = false
+	}
+	return r.ReadCloser.Close()
 }
 
 // seekingReader forwards Seek, or what was half-written could not be taken up.

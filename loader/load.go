@@ -158,7 +158,12 @@ func (l *Loader) fetchAll(ctx context.Context, e *entry, images []*Image) error 
 			return nil
 		}
 		delete(wanted, d)
-		return writeBlob(ctx, l.Content, remotes.MakeRefKey(ctx, desc), desc, r)
+		if err := writeBlob(ctx, l.Content, remotes.MakeRefKey(ctx, desc), desc, r); err != nil {
+			return err
+		}
+		bytesRead.Add(float64(desc.Size))
+		bytesWritten.Add(float64(desc.Size))
+		return nil
 	})
 }
 

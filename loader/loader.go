@@ -203,6 +203,7 @@ func (l *Loader) loadBundle(ctx context.Context, e *entry) {
 	if e.bundle.Compressed() {
 		if err := l.fetchAll(ctx, e, loaded); err != nil {
 			e.fail(err)
+			announce(ctx, e, time.Since(start))
 			return
 		}
 	}

@@ -16,6 +16,10 @@ var (
 		Name: "berth_loader_read_bytes_total",
 		Help: "Bytes of image content read from bundles.",
 	})
+	bytesWritten = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "berth_loader_written_bytes_total",
+		Help: "Bytes of image content written to the content store. What is unpacked from it is not counted.",
+	})
 	seconds = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "berth_loader_bundle_seconds",
 		Help:    "Seconds that bundles took, those of which everything was present too.",
@@ -29,7 +33,7 @@ var (
 
 // Collectors are the metrics of loading.
 func Collectors() []prometheus.Collector {
-	return []prometheus.Collector{outcomes, bytesRead, seconds}
+	return []prometheus.Collector{outcomes, bytesRead, bytesWritten, seconds}
 }
 
 // Describe implements [prometheus.Collector].
