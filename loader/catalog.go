@@ -267,3 +267,14 @@ func (c *Catalog) withBlob(d digest.Digest) (*bundle.Bundle, bool) {
 	}
 	return nil, false
 }
+
+// warnAliases warns of aliases of images that no bundle holds.
+func (c *Catalog) warnAliases(ctx context.Context) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for wanted, has := range c.aliases {
+		if _, ok := c.names[has]; !ok && len(c.entries) > 0 {
+			log.G(ctx).WithFields(log.Fields{"alias": wanted, "image": has}).Warn("alias of an image that no bundle holds")
+		}
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -44,9 +45,12 @@ func (l *Loader) loadImage(ctx context.Context, image *Image) (State, error) {
 	if err := l.supply(ctx, image, k); err != nil {
 		return Failed, l.diagnose(ctx, image, err)
 	}
-	if err := l.Transfer.Transfer(ctx, NewSource(image, image.Names[0]), &destination{loader: l, image: image}); err != nil {
+	if err := l.Transfer.Transfer(ctx, NewSource(image, normalized(image.Names[0])), &destination{loader: l, image: image}); err != nil {
 		l.reset(ctx, image)
 		return Failed, l.diagnose(ctx, image, err)
+	}
+	for _, desc := range append(k.missing, k.damaged...) {
+		bytesWritten.Add(float64(desc.Size))
 	}
 	if k, err = l.check(ctx, image); err != nil {
 		return Failed, err
@@ -58,6 +62,15 @@ func (l *Loader) loadImage(ctx context.Context, image *Image) (State, error) {
 		return Failed, fmt.Errorf("blob %s is not there after all: something removed it", append(k.missing, k.damaged...)[0].Digest)
 	}
 	return Loaded, nil
+}
+
+// normalized is a name with its host, by which containerd labels content.
+func normalized(name string) string {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return name
+	}
+	return reference.TagNameOnly(named).String()
 }
 
 // supply writes the blobs that a pull would not: those that are damaged, since it takes what is known for whole; and those

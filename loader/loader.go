@@ -91,6 +91,7 @@ type Loader struct {
 
 	rounds    sync.Mutex  // one round of loading at a time
 	loaded    bool        // guarded by rounds
+	unpinned  atomic.Bool // every image was let go of by hand: Berth is being removed
 	unclean   atomic.Bool // what is unpacked may be damaged, and was not looked at since
 	verifying sync.Mutex
 }
@@ -119,10 +120,16 @@ func (l *Loader) Load(ctx context.Context) error {
 	if err != nil {
 		log.G(ctx).WithError(err).Error("some bundles cannot be loaded")
 	}
+	if l.unpinned.Load() {
+		return nil
+	}
 	first := !l.loaded
 	l.loaded = true
 	entries := l.catalog.begin(files)
 	failed := l.loadAll(ctx, entries)
+	if first {
+		l.catalog.warnAliases(ctx)
+	}
 	if failed == nil && err == nil {
 		err = l.letGo(ctx)
 	}
@@ -231,11 +238,6 @@ func (l *Loader) list(ctx context.Context, e *entry) bool {
 	if e.listed() {
 		return e.bundle != nil
 	}
-	if err := l.work.Acquire(ctx, 1); err != nil {
-		e.fail(err)
-		return false
-	}
-	defer l.work.Release(1)
 	for {
 		before, err := os.Lstat(e.path)
 		if err != nil {
@@ -247,8 +249,11 @@ func (l *Loader) list(ctx context.Context, e *entry) bool {
 			l.catalog.list(ctx, e, b)
 			return true
 		}
-		if time.Since(before.ModTime()).Abs() < settled && wait(ctx, settled/4) {
-			continue // it may still be copied
+		if time.Since(before.ModTime()).Abs() < settled {
+			e.set(Copying)
+			if wait(ctx, settled/4) {
+				continue
+			}
 		}
 		e.cannotRead(before, err)
 		e.announce(ctx, 0)

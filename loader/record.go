@@ -39,7 +39,7 @@ const (
 
 // Labels are those of an image that was loaded from a bundle, or pulled from it into a namespace.
 func (l *Loader) Labels(bundle, namespace string) map[string]string {
-	if namespace != l.Namespace || labels.Validate(BundleLabel, bundle) != nil { // its path may be too long for a label
+	if namespace != l.Namespace || l.unpinned.Load() || labels.Validate(BundleLabel, bundle) != nil { // its path may be too long for a label
 		return nil
 	}
 	set := map[string]string{BundleLabel: bundle}
@@ -63,7 +63,7 @@ func (l *Loader) record(ctx context.Context, store images.Store, image *Image) (
 	if err != nil {
 		return false, err
 	}
-	for _, name := range withDigests(names, image.Target) {
+	for _, name := range append(names, digested(image.names(), image.Target)...) {
 		wrote, err := put(ctx, store, images.Image{Name: name, Target: image.Target, Labels: own})
 		if err != nil {
 			return changed, fmt.Errorf("record image %s: %w", name, err)
@@ -80,17 +80,15 @@ func (l *Loader) record(ctx context.Context, store images.Store, image *Image) (
 	return changed, nil
 }
 
-// withDigests adds name@digest for the repository of each name.
-func withDigests(names []string, target ocispec.Descriptor) []string {
-	all := slices.Clone(names)
+// digested returns name@digest for the repository of each name.
+func digested(names []string, target ocispec.Descriptor) (all []string) {
 	for _, name := range names {
 		named, err := reference.ParseNormalizedNamed(name)
 		if err != nil {
 			continue
 		}
-		digested := named.Name() + "@" + target.Digest.String()
-		if !slices.Contains(all, digested) {
-			all = append(all, digested)
+		if name := named.Name() + "@" + target.Digest.String(); !slices.Contains(all, name) {
+			all = append(all, name)
 		}
 	}
 	return all
@@ -166,11 +164,13 @@ func (l *Loader) letGo(ctx context.Context) error {
 	return l.unpin(ctx, func(bundle string) bool { return !l.catalog.holds(bundle) && (l.owned(bundle) || isGone(bundle)) })
 }
 
-// Unpin unpins every image that was loaded, in all of the loader's namespace. They stay, and are images like any other.
+// Unpin unpins every image that was loaded. They stay, and are images like any other; nothing more is loaded until containerd
+// starts again.
 func (l *Loader) Unpin(ctx context.Context) (int, error) {
 	l.rounds.Lock()
 	defer l.rounds.Unlock()
 	ctx = namespaces.WithNamespace(ctx, l.Namespace)
+	l.unpinned.Store(true)
 	before, err := l.ownedImages(ctx)
 	if err != nil {
 		return 0, err

@@ -19,6 +19,8 @@ type State string
 const (
 	// Listing is a bundle of which it is not known what is in it.
 	Listing State = "listing"
+	// Copying is a bundle that cannot be read and was written to a moment ago.
+	Copying State = "being copied"
 	// Waiting is an image that is not worked on yet.
 	Waiting State = "waiting"
 	// Loading is a bundle of which an image is not loaded, or an image that is worked on.
@@ -71,6 +73,13 @@ func (e *entry) cannotRead(info os.FileInfo, err error) {
 	e.catalog.mu.Lock()
 	defer e.catalog.mu.Unlock()
 	e.unread = info
+}
+
+func (e *entry) set(state State) {
+	e.catalog.mu.Lock()
+	defer e.catalog.mu.Unlock()
+	e.state = state
+	e.catalog.notify()
 }
 
 // fail notes that nothing of the bundle, or nothing more, can be loaded.
