@@ -147,6 +147,7 @@ func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.unpinned.Store(false)
 	load := &Load{done: make(chan struct{})}
 	l.rounds.Lock()
 	load.entries = l.catalog.add(files)
