@@ -179,6 +179,13 @@ func TestProxy(t *testing.T) {
 		}
 	}
 
+	t.Run("realm that only the proxy reaches", func(t *testing.T) {
+		// What its name leads to is the proxy's to say.
+		tokens.Realm = strings.Replace(realm.URL, "127.0.0.1", "localhost", 1) + "/token"
+		if err := pull(t.Context(), newEndpoint(t, server.Host, login(), opts), "app", image); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("refuses", func(t *testing.T) {
 		opts.Proxy = "http://proxy-user:canary-wrong@" + proxy.Host
 		err := pull(t.Context(), newEndpoint(t, server.Host, login(), opts), "app", image)
