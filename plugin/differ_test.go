@@ -138,7 +138,7 @@ func TestApplyPassesThrough(t *testing.T) {
 				return tt.desc, tt.err
 			}}}
 			got, err := d.Apply(t.Context(), layerDesc, mounts, diff.WithSyncFs(true))
-			if got.Digest != tt.desc.Digest || err != tt.err {
+			if got.Digest != tt.desc.Digest || !errors.Is(err, tt.err) {
 				t.Errorf("got %v, %v, want %v, %v", got, err, tt.desc, tt.err)
 			}
 			if left := open(t, dir, filepath.Dir(dir)); len(left) > 0 {

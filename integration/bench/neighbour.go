@@ -68,7 +68,7 @@ func during(tb testing.TB, dir string, f func()) []time.Duration {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer os.Remove(log.Name())
+	defer func() { _ = os.Remove(log.Name()) }()
 	defer log.Close()
 	stop, done := make(chan struct{}), make(chan []time.Duration)
 	go func() {
