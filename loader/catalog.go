@@ -27,6 +27,7 @@ type Catalog struct {
 	mu      sync.Mutex
 	begun   bool // the bundles are known, if not yet what is in them
 	entries []*entry
+	refused refusals
 	names   map[string]*Image // by name:tag
 	digests map[string]*Image // by name@digest, of indexes and of manifests
 	changed chan struct{}     // closed when something is known that was not
@@ -43,11 +44,11 @@ func newCatalog(platform platforms.MatchComparer, aliases map[string]string) *Ca
 // out, as they are while loading.
 func OpenCatalog(ctx context.Context, o Options) *Catalog {
 	c := newCatalog(platforms.Only(o.Platform), o.Aliases)
-	files, err := find(o.Paths)
-	if err != nil {
+	files, refused := find(o.Paths)
+	if err := refused.err(); err != nil {
 		log.G(ctx).WithError(err).Warn("some bundles are left out")
 	}
-	for _, e := range c.begin(files) {
+	for _, e := range c.begin(files, refused) {
 		b, err := bundle.Open(ctx, e.path, nil)
 		if err != nil {
 			e.fail(err)
@@ -103,9 +104,10 @@ func (c *Catalog) notify() {
 }
 
 // begin sets the bundles there are. Those that did not change are kept with what is known of them.
-func (c *Catalog) begin(files []string) []*entry {
+func (c *Catalog) begin(files []string, refused refusals) []*entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.refused = refused
 	var entries []*entry
 	for _, e := range c.entries {
 		if e.byHand && isGone(e.path) {
@@ -185,7 +187,7 @@ func (c *Catalog) index() {
 	clear(c.digests)
 	for _, e := range c.entries {
 		for _, image := range e.images {
-			image.owned, image.lost = nil, nil
+			image.owned, image.lost, image.contested = nil, nil, false
 			for _, name := range image.Names {
 				c.claim(name, image)
 			}
@@ -204,20 +206,21 @@ func (c *Catalog) claim(name string, image *Image) {
 	if err != nil {
 		return
 	}
-	key := reference.TagNameOnly(named).String()
-	if first, ok := c.names[key]; ok && first.Target.Digest != image.Target.Digest {
-		image.lost = append(image.lost, fmt.Sprintf("%s is that of %s (%s)", name, first.Bundle.Path(), first.Target.Digest))
-		return
-	}
-	if _, ok := c.names[key]; !ok {
-		c.names[key] = image
-		image.owned = append(image.owned, name)
-	}
 	for _, d := range append([]digest.Digest{image.Target.Digest}, image.contents.manifests...) {
 		key := named.Name() + "@" + d.String()
 		if _, ok := c.digests[key]; !ok {
 			c.digests[key] = image
 		}
+	}
+	key := reference.TagNameOnly(named).String()
+	first, ok := c.names[key]
+	switch {
+	case !ok:
+		c.names[key] = image
+		image.owned = append(image.owned, name)
+	case first.Target.Digest != image.Target.Digest:
+		image.lost = append(image.lost, fmt.Sprintf("%s is that of %s (%s)", name, first.Bundle.Path(), first.Target.Digest))
+		first.contested = true
 	}
 }
 
@@ -234,15 +237,49 @@ func (c *Catalog) take(e *entry) []*Image {
 	return taken
 }
 
-// holds reports whether a bundle is one of the catalog's.
-func (c *Catalog) holds(path string) bool {
+// contested returns the loaded images of a bundle with a name that another laid claim to.
+func (c *Catalog) contested(e *entry) []*Image {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var found []*Image
+	for _, image := range e.images {
+		if image.contested && image.err == nil && len(image.owned) > 0 {
+			found = append(found, image)
+		}
+	}
+	return found
+}
+
+// contest notes that it is not known yet whether an image may have its names.
+func (c *Catalog) contest(image *Image) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	image.contested = true
+}
+
+// holds reports whether a bundle is one of the catalog's and has the image of a digest.
+func (c *Catalog) holds(path string, d digest.Digest) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.entries {
+		if e.path == path {
+			return slices.ContainsFunc(e.images, func(i *Image) bool {
+				return i.Target.Digest == d || slices.Contains(i.contents.manifests, d)
+			})
+		}
+	}
+	return false
+}
+
+// has reports whether a bundle is one of the catalog's.
+func (c *Catalog) has(path string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.ContainsFunc(c.entries, func(e *entry) bool { return e.path == path })
 }
 
-// before reports whether a bundle is one of the catalog's and stands before another.
-func (c *Catalog) before(path, other string) bool {
+// mayHold reports whether a bundle that stands before another may have a name of the other's: it is not listed yet.
+func (c *Catalog) mayHold(path, other string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.entries {
@@ -250,7 +287,7 @@ func (c *Catalog) before(path, other string) bool {
 		case other:
 			return false
 		case path:
-			return e.state != Failed
+			return e.state == Listing
 		}
 	}
 	return false

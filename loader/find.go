@@ -16,11 +16,32 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// find returns the bundles of paths: the path itself if it is a file or an OCI layout, else the files and layouts that
-// lie in it, by name. What is not there is fine; what must not be trusted is an error, and the rest is returned with it.
-func find(paths []string) ([]string, error) {
-	var files []string
+// refusal is a path that is not looked into, and why.
+type refusal struct {
+	path  string
+	cause error
+}
+
+func (r refusal) Error() string { return r.cause.Error() }
+
+func (r refusal) Unwrap() error { return r.cause }
+
+type refusals []refusal
+
+func (rs *refusals) add(path string, cause error) { *rs = append(*rs, refusal{path, cause}) }
+
+// err joins them; nil if there are none.
+func (rs refusals) err() error {
 	var errs []error
+	for _, r := range rs {
+		errs = append(errs, r)
+	}
+	return errors.Join(errs...)
+}
+
+// find returns the bundles of paths: the path itself if it is a file or an OCI layout, else the files and layouts that
+// lie in it, by name. What is not there is fine; what must not be trusted is refused, and the rest is returned with it.
+func find(paths []string) (files []string, refused refusals) {
 	add := func(path string) {
 		if !slices.Contains(files, path) {
 			files = append(files, path)
@@ -36,38 +57,37 @@ func find(paths []string) ([]string, error) {
 		case errors.Is(err, fs.ErrNotExist):
 			continue
 		case err != nil:
-			errs = append(errs, fmt.Errorf("find bundles: %w", err))
+			refused.add(path, fmt.Errorf("find bundles: %w", err))
 			continue
 		case !info.IsDir() || isLayout(path):
 			if err := trusted(path, info); err != nil {
-				errs = append(errs, err)
+				refused.add(path, err)
 				continue
 			}
 			add(path)
 			continue
 		}
 		if err := trusted(path, info); err != nil {
-			errs = append(errs, err)
+			refused.add(path, err)
 			continue
 		}
-		inside, err := findIn(path)
-		errs = append(errs, err)
+		inside, not := findIn(path)
+		refused = append(refused, not...)
 		for _, file := range inside {
 			add(file)
 		}
 	}
-	return files, errors.Join(errs...)
+	return files, refused
 }
 
 // findIn returns the bundles that lie in a directory. Hidden files, and those that a copy in progress is called by, are
 // none.
-func findIn(dir string) ([]string, error) {
+func findIn(dir string) (files []string, refused refusals) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("find bundles: %w", err)
+		refused.add(dir, fmt.Errorf("find bundles: %w", err))
+		return nil, refused
 	}
-	var files []string
-	var errs []error
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		if strings.HasPrefix(e.Name(), ".") || strings.HasSuffix(e.Name(), ".partial") || strings.HasSuffix(e.Name(), ".tmp") {
@@ -87,7 +107,7 @@ func findIn(dir string) ([]string, error) {
 			}
 		}
 		if err != nil {
-			errs = append(errs, err)
+			refused.add(path, err)
 			continue
 		}
 		switch {
@@ -95,12 +115,12 @@ func findIn(dir string) ([]string, error) {
 			continue // no bundle
 		}
 		if err := trusted(path, info); err != nil {
-			errs = append(errs, err)
+			refused.add(path, err)
 			continue
 		}
 		files = append(files, path)
 	}
-	return files, errors.Join(errs...)
+	return files, refused
 }
 
 func isLayout(dir string) bool {

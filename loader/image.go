@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -38,24 +39,41 @@ type Image struct {
 	// Guarded by the catalog.
 	owned []string // the names, aliases too, that no bundle before has
 	lost  []string // why it does not have the others
-	state State
-	err   error
+	// contested says that another image laid claim to one of the names.
+	contested bool
+
+	// supplied says that something of it was missing, and was written before it is loaded: see [Loader.fetchAll].
+	supplied bool
+	state    State
+	err      error
 }
 
 var _ transfer.ImageFetcher = (*Source)(nil)
 
 // Source is an [Image] under one name, as a pull takes it.
 type Source struct {
-	image *Image
-	name  string
+	image  *Image
+	name   string
+	target ocispec.Descriptor
 }
 
-// NewSource returns an image under a name.
-func NewSource(image *Image, name string) *Source { return &Source{image, name} }
+// NewSource returns an image under a name. A name with the digest of one manifest of an index is that manifest's.
+func NewSource(image *Image, name string) *Source {
+	s := &Source{image, name, image.Target}
+	named, err := reference.ParseNormalizedNamed(name)
+	if digested, ok := named.(reference.Digested); ok && err == nil {
+		for _, desc := range image.contents.blobs {
+			if desc.Digest == digested.Digest() {
+				s.target = desc
+			}
+		}
+	}
+	return s
+}
 
 // Resolve implements [transfer.ImageResolver].
 func (s *Source) Resolve(context.Context) (string, ocispec.Descriptor, error) {
-	return s.name, s.image.Target, nil
+	return s.name, s.target, nil
 }
 
 // Fetcher implements [transfer.ImageFetcher].

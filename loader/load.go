@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -32,10 +31,14 @@ func (l *Loader) loadImage(ctx context.Context, image *Image) (State, error) {
 			return Failed, err
 		}
 	}
+	loaded := Loaded
+	if mended || l.wasLoaded(ctx, image) {
+		loaded = Repaired
+	}
 	if k.nothing() {
-		changed, err := l.record(ctx, l.Images, image)
-		if changed || mended {
-			return Repaired, err
+		changed, err := l.record(ctx, l.Images, image, image.supplied)
+		if changed || mended || image.supplied {
+			return loaded, err
 		}
 		return Present, err
 	}
@@ -55,13 +58,21 @@ func (l *Loader) loadImage(ctx context.Context, image *Image) (State, error) {
 	if k, err = l.check(ctx, image); err != nil {
 		return Failed, err
 	}
+	if !k.snapshot && !k.nothing() { // lower layers, which are not pulled if their snapshots exist
+		if err := l.supply(ctx, image, k); err != nil {
+			return Failed, l.diagnose(ctx, image, err)
+		}
+		if k, err = l.check(ctx, image); err != nil {
+			return Failed, err
+		}
+	}
 	if k.snapshot {
 		return Failed, fmt.Errorf("not unpacked: containerd's transfer service has no unpack_config for %s and snapshotter %q", formatted(l.Platform), l.Snapshotter)
 	}
 	if !k.nothing() {
 		return Failed, fmt.Errorf("blob %s is not there after all: something removed it", append(k.missing, k.damaged...)[0].Digest)
 	}
-	return Loaded, nil
+	return loaded, nil
 }
 
 // normalized is a name with its host, by which containerd labels content.
@@ -148,11 +159,9 @@ func (l *Loader) fetchAll(ctx context.Context, e *entry, images []*Image) error 
 		if err != nil {
 			return err
 		}
-		for _, desc := range append(k.missing, k.damaged...) {
+		image.supplied = len(k.missing) > 0
+		for _, desc := range k.missing { // what is damaged is repaired by itself
 			wanted[desc.Digest] = desc
-			if slices.ContainsFunc(k.damaged, func(d ocispec.Descriptor) bool { return d.Digest == desc.Digest }) {
-				delete(wanted, desc.Digest) // repaired by itself
-			}
 		}
 	}
 	if len(wanted) == 0 {

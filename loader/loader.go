@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -91,6 +92,7 @@ type Loader struct {
 
 	rounds    sync.Mutex  // one round of loading at a time
 	loaded    bool        // guarded by rounds
+	refused   string      // what the log says of paths that are not looked into; guarded by rounds
 	unpinned  atomic.Bool // every image was let go of by hand: Berth is being removed
 	unclean   atomic.Bool // what is unpacked may be damaged, and was not looked at since
 	verifying sync.Mutex
@@ -116,36 +118,44 @@ func (l *Loader) Load(ctx context.Context) error {
 	defer l.rounds.Unlock()
 	ctx = namespaces.WithNamespace(ctx, l.Namespace)
 	start := time.Now()
-	files, err := find(l.Paths)
-	if err != nil {
-		log.G(ctx).WithError(err).Error("some bundles cannot be loaded")
-	}
 	if l.unpinned.Load() {
 		return nil
 	}
+	files, refused := find(l.Paths)
 	first := !l.loaded
 	l.loaded = true
-	entries := l.catalog.begin(files)
-	failed := l.loadAll(ctx, entries)
+	if said := fmt.Sprint(refused); said != l.refused {
+		l.refused = said
+		for _, r := range refused {
+			log.G(ctx).WithField("path", r.path).WithError(r).Error("bundles cannot be loaded")
+		}
+	}
+	entries := l.catalog.begin(files, refused)
+	err := errors.Join(refused.err(), l.loadAll(ctx, entries))
 	if first {
 		l.catalog.warnAliases(ctx)
 	}
-	if failed == nil && err == nil {
+	if err == nil {
 		err = l.letGo(ctx)
 	}
 	l.endLease(ctx)
-	summarize(ctx, entries, first, time.Since(start))
-	return errors.Join(err, failed)
+	summarize(ctx, entries, len(refused), first, time.Since(start))
+	return err
 }
 
 // LoadPaths loads bundles by hand, in the background; ctx ends it. An error says that there is nothing to load.
 func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
-	files, err := find(paths)
-	if err == nil && len(files) == 0 {
-		err = fmt.Errorf("no bundle in %s: %w", strings.Join(paths, ", "), errdefs.ErrNotFound)
+	for _, path := range paths {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("load %s: no such file or directory: %w", path, errdefs.ErrNotFound)
+		}
 	}
-	if err != nil {
+	files, refused := find(paths)
+	if err := refused.err(); err != nil {
 		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("no bundle in %s: %w", strings.Join(paths, ", "), errdefs.ErrNotFound)
 	}
 	l.unpinned.Store(false)
 	load := &Load{done: make(chan struct{})}
@@ -196,6 +206,7 @@ func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 		})
 	}
 	work.Wait()
+	l.settle(ctx, entries)
 	var errs []error
 	for _, e := range entries {
 		errs = append(errs, e.error())
@@ -232,6 +243,19 @@ func (l *Loader) loadBundle(ctx context.Context, e *entry) {
 	work.Wait()
 	e.end()
 	e.announce(ctx, time.Since(start))
+}
+
+// settle records again, now that all bundles are listed, the images that have names which others lay claim to: while they
+// were loaded it was not known yet whose these are.
+func (l *Loader) settle(ctx context.Context, entries []*entry) {
+	for _, e := range entries {
+		for _, image := range l.catalog.contested(e) {
+			if _, err := l.record(ctx, l.Images, image, false); err != nil {
+				image.fail(err)
+				e.end()
+			}
+		}
+	}
 }
 
 // list opens a bundle and reads what is in it, unless that is known. It reports whether there is anything to load.

@@ -50,8 +50,8 @@ func (e *entry) announce(ctx context.Context, d time.Duration) {
 }
 
 // summarize writes the one line of a round of loading.
-func summarize(ctx context.Context, entries []*entry, first bool, d time.Duration) {
-	images, failed, level := 0, 0, logrus.DebugLevel
+func summarize(ctx context.Context, entries []*entry, refused int, first bool, d time.Duration) {
+	images, failed, level := 0, refused, logrus.DebugLevel
 	if first {
 		level = logrus.InfoLevel
 	}
@@ -66,7 +66,7 @@ func summarize(ctx context.Context, entries []*entry, first bool, d time.Duratio
 		}
 		e.news = false
 	}
-	log.G(ctx).WithFields(log.Fields{"bundles": len(entries), "failed": failed, "images": images, "seconds": rounded(d)}).
+	log.G(ctx).WithFields(log.Fields{"bundles": len(entries) + refused, "failed": failed, "images": images, "seconds": rounded(d)}).
 		Log(level, "bundles are loaded")
 }
 

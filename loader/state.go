@@ -33,6 +33,8 @@ const (
 	Present State = "present"
 	// Failed is what could not be loaded, or not as a whole.
 	Failed State = "failed"
+	// Shadowed is an image that is not loaded, since each of its names is another's of a bundle further in front.
+	Shadowed State = "shadowed"
 )
 
 // entry is one bundle of a catalog. Its state is guarded by the catalog.
@@ -101,6 +103,8 @@ func (e *entry) end() {
 			e.err = errors.Join(e.err, fmt.Errorf("image %s of bundle %s: %w", image.Names[0], e.path, image.err))
 		case image.state == Loaded, image.state == Repaired:
 			e.state = Loaded
+		case len(image.owned) == 0:
+			image.state = Shadowed
 		}
 	}
 	if e.err != nil {
@@ -182,6 +186,9 @@ func (c *Catalog) Status() []BundleStatus {
 	all := make([]BundleStatus, 0, len(c.entries))
 	for _, e := range c.entries {
 		all = append(all, e.lockedStatus())
+	}
+	for _, r := range c.refused {
+		all = append(all, BundleStatus{Path: r.path, State: Failed, Err: r})
 	}
 	return all
 }

@@ -19,6 +19,7 @@ import (
 type destination struct {
 	transfer.ImageStorer
 	labels  map[string]string
+	keep    []string
 	discard bool
 }
 
@@ -28,13 +29,13 @@ var (
 	_ transfer.ImageUnpacker = (*destination)(nil)
 )
 
-func newDestination(inner transfer.ImageStorer, labels map[string]string, discardLayers bool) *destination {
-	return &destination{inner, labels, discardLayers}
+func (t *Transferrer) newDestination(ctx context.Context, inner transfer.ImageStorer, labels map[string]string) *destination {
+	return &destination{inner, labels, t.KeepLabels, t.discards(ctx)}
 }
 
 // Store implements [transfer.ImageStorer].
 func (d *destination) Store(ctx context.Context, desc ocispec.Descriptor, store images.Store) ([]images.Image, error) {
-	return d.ImageStorer.Store(ctx, desc, labelledStore{store, d.labels})
+	return d.ImageStorer.Store(ctx, desc, labelledStore{store, d.labels, d.keep})
 }
 
 // ImageFilter implements [transfer.ImageFilterer].
@@ -56,10 +57,12 @@ func (d *destination) UnpackPlatforms() []transfer.UnpackConfiguration {
 	return nil
 }
 
-// labelledStore adds labels to every image that goes into the store.
+// labelledStore adds labels to every image that goes into the store, and keeps those of keep for as long as a name is that
+// of the same image: an update without field paths, which is how containerd stores what it pulled, replaces all labels.
 type labelledStore struct {
 	images.Store
 	labels map[string]string
+	keep   []string
 }
 
 func (s labelledStore) Create(ctx context.Context, image images.Image) (images.Image, error) {
@@ -67,7 +70,22 @@ func (s labelledStore) Create(ctx context.Context, image images.Image) (images.I
 }
 
 func (s labelledStore) Update(ctx context.Context, image images.Image, fieldpaths ...string) (images.Image, error) {
-	return s.Store.Update(ctx, s.label(image), fieldpaths...)
+	if len(fieldpaths) > 0 {
+		return s.Store.Update(ctx, s.label(image), fieldpaths...)
+	}
+	there, err := s.Store.Get(ctx, image.Name)
+	if err != nil {
+		return images.Image{}, err
+	}
+	kept := map[string]string{}
+	for _, label := range s.keep {
+		if value, ok := there.Labels[label]; ok && there.Target.Digest == image.Target.Digest {
+			kept[label] = value
+		}
+	}
+	maps.Copy(kept, image.Labels)
+	image.Labels = kept
+	return s.Store.Update(ctx, s.label(image))
 }
 
 func (s labelledStore) label(image images.Image) images.Image {
