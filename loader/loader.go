@@ -27,6 +27,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -92,7 +93,6 @@ type Loader struct {
 
 	rounds    sync.Mutex  // one round of loading at a time
 	loaded    bool        // guarded by rounds
-	refused   string      // what the log says of paths that are not looked into; guarded by rounds
 	unpinned  atomic.Bool // every image was let go of by hand: Berth is being removed
 	unclean   atomic.Bool // what is unpacked may be damaged, and was not looked at since
 	verifying sync.Mutex
@@ -123,23 +123,21 @@ func (l *Loader) Load(ctx context.Context) error {
 	}
 	files, refused := find(l.Paths)
 	first := !l.loaded
-	l.loaded = true
-	if said := fmt.Sprint(refused); said != l.refused {
-		l.refused = said
-		for _, r := range refused {
-			log.G(ctx).WithField("path", r.path).WithError(r).Error("bundles cannot be loaded")
-		}
-	}
 	entries := l.catalog.begin(files, refused)
-	err := errors.Join(refused.err(), l.loadAll(ctx, entries))
+	err := l.loadAll(ctx, entries)
+	if ctx.Err() != nil {
+		return ctx.Err() // the lease stays, and the next start goes on under it
+	}
+	l.loaded = true
+	failed := err != nil
 	if first {
 		l.catalog.warnAliases(ctx)
 	}
-	if err == nil {
+	if !failed {
 		err = l.letGo(ctx)
 	}
-	l.endLease(ctx)
-	summarize(ctx, entries, len(refused), first, time.Since(start))
+	l.endLease(ctx, failed)
+	summarize(ctx, entries, first, time.Since(start))
 	return err
 }
 
@@ -151,7 +149,11 @@ func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
 		}
 	}
 	files, refused := find(paths)
-	if err := refused.err(); err != nil {
+	var errs []error
+	for _, r := range refused {
+		errs = append(errs, r.err)
+	}
+	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 	if len(files) == 0 {
@@ -166,10 +168,11 @@ func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
 		defer l.rounds.Unlock()
 		ctx := namespaces.WithNamespace(ctx, l.Namespace)
 		defer l.recovered(ctx, func(error) {})
-		if err := l.loadAll(ctx, load.entries); err != nil {
+		err := l.loadAll(ctx, load.entries)
+		if err != nil {
 			log.G(ctx).WithError(err).Debug("load by hand")
 		}
-		l.endLease(ctx)
+		l.endLease(ctx, err != nil)
 	}()
 	return load, nil
 }
@@ -217,14 +220,12 @@ func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 func (l *Loader) loadBundle(ctx context.Context, e *entry) {
 	start := time.Now()
 	if !l.list(ctx, e) {
+		e.announce(ctx, time.Since(start))
 		return
 	}
 	loaded := l.catalog.take(e)
 	if e.bundle.Compressed() {
-		if err := l.fetchAll(ctx, e, loaded); err != nil {
-			e.fail(err)
-			return
-		}
+		loaded = l.fetchAll(ctx, e, loaded)
 	}
 	var work sync.WaitGroup
 	for _, image := range loaded {
@@ -269,25 +270,42 @@ func (l *Loader) list(ctx context.Context, e *entry) bool {
 			e.fail(err)
 			return false
 		}
+		start := time.Now()
 		b, err := l.open(ctx, e.path)
-		if err == nil {
+		var machine syscall.Errno
+		switch {
+		case err == nil:
 			l.catalog.list(ctx, e, b)
 			return true
-		}
-		if time.Since(before.ModTime()).Abs() < settled {
-			e.set(Copying)
-			if wait(ctx, settled/4) {
+		case ctx.Err() != nil:
+			e.fail(ctx.Err())
+			return false
+		case time.Since(written(e.path)).Abs() < settled:
+			e.set(Copying) // it may still be copied
+			if wait(ctx, max(settled/4, 2*time.Since(start))) {
 				continue
 			}
+		case errors.As(err, &machine):
+			e.fail(err) // which may pass, and the bundle stay the same
+			return false
 		}
 		e.cannotRead(before, err)
-		e.announce(ctx, 0)
 		return false
 	}
 }
 
 // settled is how long ago a bundle was written for its faults to be its own, and not those of a copy that is not complete.
 const settled = 2 * time.Second
+
+// written returns when a bundle was last written to: of a layout, when a file was added to it.
+func written(path string) (last time.Time) {
+	for _, sub := range []string{"", "index.json", "blobs", "blobs/sha256"} {
+		if info, err := os.Lstat(filepath.Join(path, sub)); err == nil && info.ModTime().After(last) {
+			last = info.ModTime()
+		}
+	}
+	return last
+}
 
 // wait reports whether d passed before ctx ended.
 func wait(ctx context.Context, d time.Duration) bool {

@@ -92,6 +92,20 @@ func (l *Loader) digested(image *Image) []string {
 	return all
 }
 
+// isRecorded reports whether an image is known by everything that it is to be known by, so that nothing of it is garbage.
+func (l *Loader) isRecorded(ctx context.Context, image *Image) (bool, error) {
+	for _, name := range append(image.names(), l.digested(image)...) {
+		there, err := l.Images.Get(ctx, name)
+		if errdefs.IsNotFound(err) || err == nil && there.Target.Digest != image.Target.Digest {
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("look for image %s: %w", name, err)
+		}
+	}
+	return true, nil
+}
+
 // wasLoaded reports whether an image was loaded from its bundle before.
 func (l *Loader) wasLoaded(ctx context.Context, image *Image) bool {
 	return slices.ContainsFunc(append(image.names(), l.digested(image)...), func(name string) bool {

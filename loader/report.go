@@ -16,6 +16,9 @@ import (
 // announce writes the one line of a bundle that was worked on, and a line for whatever is wrong with it. What was said the last
 // time, and still holds, is only there for who debugs: containerd may run for months with a broken bundle.
 func (e *entry) announce(ctx context.Context, d time.Duration) {
+	if ctx.Err() != nil {
+		return // containerd ends, and that is no fault of the bundle
+	}
 	s := e.status()
 	seconds.Observe(d.Seconds())
 	count := map[State]int{}
@@ -50,8 +53,8 @@ func (e *entry) announce(ctx context.Context, d time.Duration) {
 }
 
 // summarize writes the one line of a round of loading.
-func summarize(ctx context.Context, entries []*entry, refused int, first bool, d time.Duration) {
-	images, failed, level := 0, refused, logrus.DebugLevel
+func summarize(ctx context.Context, entries []*entry, first bool, d time.Duration) {
+	images, failed, level := 0, 0, logrus.DebugLevel
 	if first {
 		level = logrus.InfoLevel
 	}
@@ -66,7 +69,7 @@ func summarize(ctx context.Context, entries []*entry, refused int, first bool, d
 		}
 		e.news = false
 	}
-	log.G(ctx).WithFields(log.Fields{"bundles": len(entries) + refused, "failed": failed, "images": images, "seconds": rounded(d)}).
+	log.G(ctx).WithFields(log.Fields{"bundles": len(entries), "failed": failed, "images": images, "seconds": rounded(d)}).
 		Log(level, "bundles are loaded")
 }
 

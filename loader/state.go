@@ -42,13 +42,14 @@ type entry struct {
 	catalog *Catalog
 	path    string
 	byHand  bool // not one of the loader's paths
+	refused bool // by [find]; err says why
 
 	bundle   *bundle.Bundle // nil until it is listed, or if it cannot be
 	images   []*Image
 	problems []error // images that cannot be used
 	state    State
 	err      error
-	unread   os.FileInfo // of a bundle that could not be listed
+	unread   os.FileInfo // of a bundle in which something is wrong, so that it could not be listed
 	said     string      // what the log says of it
 	news     bool        // and whether that is of this round
 }
@@ -63,10 +64,20 @@ func (e *entry) unchanged() bool {
 	return e.unread != nil && err == nil && os.SameFile(now, e.unread) && now.Size() == e.unread.Size() && now.ModTime().Equal(e.unread.ModTime())
 }
 
+// isBadLayout reports whether a bundle is a directory that is not right: whether something below it changed cannot be told.
+// The catalog's lock is held.
+func (e *entry) isBadLayout() bool {
+	if e.unread != nil {
+		return e.unread.IsDir()
+	}
+	return e.bundle != nil && e.err != nil && e.bundle.Format() == "oci-layout"
+}
+
+// listed reports whether it is known what is in a bundle, or why not.
 func (e *entry) listed() bool {
 	e.catalog.mu.Lock()
 	defer e.catalog.mu.Unlock()
-	return e.bundle != nil || e.unread != nil
+	return e.bundle != nil || e.unread != nil || e.refused
 }
 
 // cannotRead notes that a bundle cannot be listed, until it changes.
@@ -186,9 +197,6 @@ func (c *Catalog) Status() []BundleStatus {
 	all := make([]BundleStatus, 0, len(c.entries))
 	for _, e := range c.entries {
 		all = append(all, e.lockedStatus())
-	}
-	for _, r := range c.refused {
-		all = append(all, BundleStatus{Path: r.path, State: Failed, Err: r})
 	}
 	return all
 }

@@ -91,7 +91,7 @@ func startLoader(ic *plugin.InitContext) (any, error) {
 	}
 	ready := func() {}
 	if settings.HoldReady {
-		ready = holdReady(ic)
+		ready = holdReady(ic, maxHold)
 	}
 	go l.Run(ic.Context, changes, ready)
 	return l, nil
@@ -100,11 +100,11 @@ func startLoader(ic *plugin.InitContext) (any, error) {
 // maxHold is how long readiness is held back at most: systemd gives up after 90 s.
 const maxHold = 60 * time.Second
 
-// holdReady holds back systemd's READY until the returned function is called.
-func holdReady(ic *plugin.InitContext) (release func()) {
+// holdReady holds back systemd's READY until the returned function is called, or limit has passed.
+func holdReady(ic *plugin.InitContext, limit time.Duration) (release func()) {
 	release = ic.RegisterReadiness()
-	timer := time.AfterFunc(maxHold, func() {
-		log.G(ic.Context).Warnf("bundles are not loaded after %s; containerd is ready without them", maxHold)
+	timer := time.AfterFunc(limit, func() {
+		log.G(ic.Context).Warnf("bundles are not loaded after %s; containerd is ready without them", limit)
 		release()
 	})
 	return func() {
