@@ -27,7 +27,6 @@ type Catalog struct {
 	mu      sync.Mutex
 	begun   bool // the bundles are known, if not yet what is in them
 	entries []*entry
-	refused refusals
 	names   map[string]*Image // by name:tag
 	digests map[string]*Image // by name@digest, of indexes and of manifests
 	changed chan struct{}     // closed when something is known that was not
@@ -45,10 +44,10 @@ func newCatalog(platform platforms.MatchComparer, aliases map[string]string) *Ca
 func OpenCatalog(ctx context.Context, o Options) *Catalog {
 	c := newCatalog(platforms.Only(o.Platform), o.Aliases)
 	files, refused := find(o.Paths)
-	if err := refused.err(); err != nil {
-		log.G(ctx).WithError(err).Warn("some bundles are left out")
+	for _, r := range refused {
+		log.G(ctx).WithError(r.err).Warn("some bundles are left out")
 	}
-	for _, e := range c.begin(files, refused) {
+	for _, e := range c.begin(files, nil) {
 		b, err := bundle.Open(ctx, e.path, nil)
 		if err != nil {
 			e.fail(err)
@@ -103,11 +102,10 @@ func (c *Catalog) notify() {
 	c.changed = make(chan struct{})
 }
 
-// begin sets the bundles there are. Those that did not change are kept with what is known of them.
-func (c *Catalog) begin(files []string, refused refusals) []*entry {
+// begin sets the bundles there are, and what is refused. Those that did not change are kept with what is known of them.
+func (c *Catalog) begin(files []string, refused []refusal) []*entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.refused = refused
 	var entries []*entry
 	for _, e := range c.entries {
 		if e.byHand && isGone(e.path) {
@@ -127,6 +125,9 @@ func (c *Catalog) begin(files []string, refused refusals) []*entry {
 			entries = append(entries, c.keep(path))
 		}
 	}
+	for _, r := range refused {
+		entries = append(entries, c.refuse(r))
+	}
 	c.entries, c.begun = entries, true
 	c.index()
 	c.notify()
@@ -134,16 +135,24 @@ func (c *Catalog) begin(files []string, refused refusals) []*entry {
 }
 
 // differs reports whether there are other bundles than those that the catalog knows, or one of them changed.
-func (c *Catalog) differs(files []string, refused refusals) bool {
+func (c *Catalog) differs(files []string, refused []refusal) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.begun || !slices.EqualFunc(refused, c.refused, func(a, b refusal) bool { return a.Error() == b.Error() }) {
+	if !c.begun {
 		return true
 	}
 	for _, e := range c.entries {
-		if !e.byHand && !slices.Contains(files, e.path) || e.byHand && isGone(e.path) || !e.unchanged() {
+		switch {
+		case e.refused:
+			if !slices.ContainsFunc(refused, func(r refusal) bool { return r.path == e.path && r.err.Error() == e.err.Error() }) {
+				return true
+			}
+		case e.byHand && isGone(e.path), !e.byHand && !slices.Contains(files, e.path), !e.unchanged(), e.isBadLayout():
 			return true
 		}
+	}
+	for _, r := range refused {
+		files = append(files, r.path)
 	}
 	return slices.ContainsFunc(files, func(path string) bool {
 		return !slices.ContainsFunc(c.entries, func(e *entry) bool { return e.path == path })
@@ -173,16 +182,28 @@ func (c *Catalog) keep(path string) *entry {
 		if e.path != path {
 			continue
 		}
-		if e.unchanged() {
+		if e.unchanged() && !e.isBadLayout() {
 			for _, image := range e.images {
 				image.err = nil // it is tried again
 			}
 			return e
 		}
 		e.close()
-		return &entry{catalog: c, path: path, byHand: e.byHand, state: Listing}
+		return &entry{catalog: c, path: path, byHand: e.byHand, state: Listing, said: e.said, noted: e.noted}
 	}
 	return &entry{catalog: c, path: path, state: Listing}
+}
+
+// refuse returns the entry of what is not read. c.mu is held.
+func (c *Catalog) refuse(r refusal) *entry {
+	e := &entry{catalog: c, path: r.path, refused: true, state: Failed, err: r.err}
+	for _, was := range c.entries {
+		if was.path == r.path {
+			was.close()
+			e.said, e.noted = was.said, was.noted
+		}
+	}
+	return e
 }
 
 // list notes what is in a bundle.
@@ -310,4 +331,27 @@ func (c *Catalog) mayHold(path, other string) bool {
 		}
 	}
 	return false
+}
+
+// withBlob returns a bundle that has a blob.
+func (c *Catalog) withBlob(d digest.Digest) (*bundle.Bundle, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.entries {
+		if e.bundle != nil && e.bundle.Has(d) {
+			return e.bundle, true
+		}
+	}
+	return nil, false
+}
+
+// warnAliases warns of aliases of images that no bundle holds.
+func (c *Catalog) warnAliases(ctx context.Context) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for wanted, has := range c.aliases {
+		if _, ok := c.names[has]; !ok && len(c.entries) > 0 {
+			log.G(ctx).WithFields(log.Fields{"alias": wanted, "image": has}).Warn("alias of an image that no bundle holds")
+		}
+	}
 }

@@ -16,32 +16,16 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// refusal is a path that is not looked into, and why.
+// refusal is a path that is not read, and why.
 type refusal struct {
-	path  string
-	cause error
-}
-
-func (r refusal) Error() string { return r.cause.Error() }
-
-func (r refusal) Unwrap() error { return r.cause }
-
-type refusals []refusal
-
-func (rs *refusals) add(path string, cause error) { *rs = append(*rs, refusal{path, cause}) }
-
-// err joins them; nil if there are none.
-func (rs refusals) err() error {
-	var errs []error
-	for _, r := range rs {
-		errs = append(errs, r)
-	}
-	return errors.Join(errs...)
+	path string
+	err  error
 }
 
 // find returns the bundles of paths: the path itself if it is a file or an OCI layout, else the files and layouts that
 // lie in it, by name. What is not there is fine; what must not be trusted is refused, and the rest is returned with it.
-func find(paths []string) (files []string, refused refusals) {
+func find(paths []string) (files []string, refused []refusal) {
+	refuse := func(path string, err error) { refused = append(refused, refusal{path, err}) }
 	add := func(path string) {
 		if !slices.Contains(files, path) {
 			files = append(files, path)
@@ -49,41 +33,35 @@ func find(paths []string) (files []string, refused refusals) {
 	}
 	for _, path := range paths {
 		path = filepath.Clean(path)
-		info, err := os.Stat(path) // the path is the operator's own and may be a link
+		if target, err := filepath.EvalSymlinks(path); err == nil {
+			path = target // the path is the operator's own and may be a link
+		}
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			err = fmt.Errorf("find bundles: %w", err)
+		} else {
+			err = trusted(path, info)
+		}
 		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			continue
 		case err != nil:
-			refused.add(path, fmt.Errorf("find bundles: %w", err))
-			continue
+			refuse(path, err)
 		case !info.IsDir() || isLayout(path):
-			if err := trusted(path, info); err != nil {
-				refused.add(path, err)
-				continue
-			}
 			add(path)
-			continue
-		}
-		if err := trusted(path, info); err != nil {
-			refused.add(path, err)
-			continue
-		}
-		inside, not := findIn(path)
-		refused = append(refused, not...)
-		for _, file := range inside {
-			add(file)
+		default:
+			findIn(path, add, refuse)
 		}
 	}
 	return files, refused
 }
 
-// findIn returns the bundles that lie in a directory. Hidden files, and those that a copy in progress is called by, are
-// none.
-func findIn(dir string) (files []string, refused refusals) {
+// findIn finds the bundles that lie in a directory. Hidden files, and those that a copy in progress is called by, are none.
+func findIn(dir string, add func(string), refuse func(string, error)) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		refused.add(dir, fmt.Errorf("find bundles: %w", err))
-		return nil, refused
+		refuse(dir, fmt.Errorf("find bundles: %w", err))
 	}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
@@ -94,30 +72,23 @@ func findIn(dir string) (files []string, refused refusals) {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
+		at := path
 		if err == nil && info.Mode()&fs.ModeSymlink != 0 {
-			info, err = os.Stat(path)
-			if errors.Is(err, fs.ErrNotExist) {
-				err = fmt.Errorf("find bundles: %s is a link that leads nowhere", path)
-			}
-			if err == nil {
-				err = trustedTarget(path)
-			}
-		}
-		if err != nil {
-			refused.add(path, err)
-			continue
+			at, info, err = follow(path)
 		}
 		switch {
-		case info.IsDir() && !isLayout(path), !info.IsDir() && !info.Mode().IsRegular():
+		case err != nil:
+			refuse(path, err)
+			continue
+		case info.IsDir() && !isLayout(at):
 			continue // no bundle
 		}
-		if err := trusted(path, info); err != nil {
-			refused.add(path, err)
+		if err := trusted(at, info); err != nil {
+			refuse(path, err)
 			continue
 		}
-		files = append(files, path)
+		add(at)
 	}
-	return files, refused
 }
 
 func isLayout(dir string) bool {
@@ -129,7 +100,7 @@ func isLayout(dir string) bool {
 // decides what the cluster runs.
 func trusted(path string, info fs.FileInfo) error {
 	if !info.IsDir() && !info.Mode().IsRegular() {
-		return fmt.Errorf("refusing bundle %s: it is no regular file", path)
+		return fmt.Errorf("refusing bundle %s: it is %s, not a regular file or a directory", path, kind(info.Mode()))
 	}
 	what := "bundle"
 	if info.IsDir() {
@@ -144,16 +115,33 @@ func trusted(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// trustedTarget refuses a link into a directory that others can write to.
-func trustedTarget(path string) error {
+// follow returns where a link leads. One into a directory that others can write to is refused.
+func follow(path string) (string, fs.FileInfo, error) {
 	target, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil, fmt.Errorf("find bundles: %s is a link that leads nowhere", path)
+	}
 	if err != nil {
-		return fmt.Errorf("find bundles: %w", err)
+		return "", nil, fmt.Errorf("find bundles: %w", err)
 	}
 	dir := filepath.Dir(target)
 	info, err := os.Stat(dir)
 	if err != nil {
-		return fmt.Errorf("find bundles: %w", err)
+		return "", nil, fmt.Errorf("find bundles: %w", err)
 	}
-	return trusted(dir, info)
+	if err := trusted(dir, info); err != nil {
+		return "", nil, err
+	}
+	info, err = os.Stat(target)
+	return target, info, err
+}
+
+func kind(mode fs.FileMode) string {
+	switch {
+	case mode&fs.ModeNamedPipe != 0:
+		return "a FIFO"
+	case mode&fs.ModeSocket != 0:
+		return "a socket"
+	}
+	return "a device"
 }

@@ -6,10 +6,13 @@ package loader
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // leaseID is the one lease of the loader: a load that was killed is taken up where it was, and leaves nothing behind.
@@ -45,15 +48,62 @@ func (l *Loader) abortIngests(ctx context.Context, lease leases.Lease) error {
 	return nil
 }
 
-// endLease gives the lease up: what was loaded is kept by its images, and the rest may go. Layers that are not kept go at
-// once: on a small disk their room is wanted, and on a node where little happens garbage collection may not come for long.
-func (l *Loader) endLease(ctx context.Context) {
+// endLease gives the lease up: what was loaded is kept by its images, and the rest may go. It goes at once if asked for,
+// since containerd collects garbage only after so many changes, and a disk may be full.
+func (l *Loader) endLease(ctx context.Context, collect bool) {
 	var opts []leases.DeleteOpt
-	if l.DropLayers {
+	if collect || l.DropLayers {
 		opts = append(opts, leases.SynchronousDelete)
 	}
 	err := l.Leases.Delete(context.WithoutCancel(ctx), leases.Lease{ID: leaseID}, opts...)
 	if err != nil && !errdefs.IsNotFound(err) {
 		log.G(ctx).WithError(err).WithField("lease", leaseID).Warn("delete lease of the loader")
 	}
+}
+
+// checkHeld is [Loader.check], and what it finds there stays until the lease ends: an image that is not recorded is garbage, and
+// containerd collects that just after its start. An image that was recorded when its content was gone would not be whole.
+func (l *Loader) checkHeld(ctx context.Context, image *Image) (lacks, error) {
+	k, err := l.check(ctx, image)
+	if err != nil {
+		return k, err
+	}
+	if recorded, err := l.isRecorded(ctx, image); err != nil || recorded {
+		return k, err
+	}
+	if err := l.hold(ctx, image, k); err != nil {
+		return k, err
+	}
+	return l.check(ctx, image) // it may have gone before it was held
+}
+
+// hold adds what is there of an image to the lease.
+func (l *Loader) hold(ctx context.Context, image *Image, k lacks) error {
+	lease := leases.Lease{ID: leaseID}
+	has, err := l.Leases.ListResources(ctx, lease)
+	if err != nil {
+		return fmt.Errorf("list what lease %s holds: %w", leaseID, err)
+	}
+	var there []leases.Resource
+	for _, desc := range image.contents.all() {
+		if !slices.ContainsFunc(k.missing, func(m ocispec.Descriptor) bool { return m.Digest == desc.Digest }) {
+			there = append(there, leases.Resource{ID: desc.Digest.String(), Type: "content"})
+		}
+	}
+	for i := len(image.contents.diffIDs); i > 0; i-- {
+		id := identity.ChainID(slices.Clone(image.contents.diffIDs[:i])).String()
+		if _, err := l.Snapshots.Stat(ctx, id); err == nil {
+			there = append(there, leases.Resource{ID: id, Type: "snapshots/" + l.Snapshotter})
+			break // which keeps those below
+		}
+	}
+	for _, r := range there {
+		if slices.Contains(has, r) {
+			continue
+		}
+		if err := l.Leases.AddResource(ctx, lease, r); err != nil {
+			return fmt.Errorf("hold %s %s: %w", r.Type, r.ID, err)
+		}
+	}
+	return nil
 }

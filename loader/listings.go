@@ -20,6 +20,10 @@ import (
 // open opens a bundle. What it takes long to list, as a compressed one does, is remembered from one start to the next; the
 // listing is a cache, and one that is lost or damaged is made anew.
 func (l *Loader) open(ctx context.Context, path string) (*bundle.Bundle, error) {
+	if err := l.work.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer l.work.Release(1)
 	file := l.listingFile(path)
 	b, err := bundle.Open(ctx, path, readListing(ctx, file))
 	if err != nil {

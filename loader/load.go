@@ -8,61 +8,100 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // loadImage makes an image whole: it repairs what is damaged, pulls what is missing, and records the image under its names.
 func (l *Loader) loadImage(ctx context.Context, image *Image) (State, error) {
-	k, err := l.check(ctx, image)
+	k, err := l.checkHeld(ctx, image)
 	if err != nil {
 		return Failed, err
 	}
+	mended := false
+	if !k.snapshot && l.unclean.Load() {
+		if mended, err = l.verifyImage(ctx, image); err != nil {
+			return Failed, err
+		}
+	}
 	loaded := Loaded
-	if l.wasLoaded(ctx, image) {
+	if mended || l.wasLoaded(ctx, image) {
 		loaded = Repaired
 	}
 	if k.nothing() {
 		changed, err := l.record(ctx, l.Images, image, image.supplied)
-		if changed || image.supplied {
+		if changed || mended || image.supplied {
 			return loaded, err
 		}
 		return Present, err
 	}
-	if err := l.enoughSpace(k); err != nil {
-		return Failed, err
-	}
-	if err := l.supply(ctx, image, k); err != nil {
-		return Failed, l.diagnose(ctx, image, err)
-	}
-	if err := l.Transfer.Transfer(ctx, NewSource(image, image.Names[0]), &destination{loader: l, image: image}); err != nil {
-		l.reset(ctx, image)
-		return Failed, l.diagnose(ctx, image, err)
-	}
-	if k, err = l.check(ctx, image); err != nil {
-		return Failed, err
-	}
-	if !k.snapshot && !k.nothing() { // lower layers, which are not pulled if their snapshots exist
-		if err := l.supply(ctx, image, k); err != nil {
-			return Failed, l.diagnose(ctx, image, err)
+	for try := 1; ; try++ {
+		final, err := l.pull(ctx, image, k)
+		if err == nil {
+			return loaded, nil
 		}
-		if k, err = l.check(ctx, image); err != nil {
+		if final || try == maxTries {
+			return Failed, err
+		}
+		log.G(ctx).WithError(err).WithFields(log.Fields{"image": image.Names[0], "bundle": image.Bundle.Path()}).Info("image is loaded again from its bundle")
+		if k, err = l.checkHeld(ctx, image); err != nil {
 			return Failed, err
 		}
 	}
+}
+
+// maxTries is how often an image is pulled from its bundle. One pull may fail by what another left half-written, or by what
+// was removed meanwhile, and the next does not.
+const maxTries = 3
+
+// pull brings what an image lacks. It reports whether an error is final, since trying again at once is of no use.
+func (l *Loader) pull(ctx context.Context, image *Image, k lacks) (final bool, err error) {
+	if err := l.enoughSpace(k); err != nil {
+		return true, err
+	}
+	err = l.supply(ctx, image, k)
+	if err == nil {
+		err = l.Transfer.Transfer(ctx, NewSource(image, normalized(image.Names[0])), &destination{loader: l, image: image})
+	}
+	if err != nil {
+		l.reset(ctx, image)
+		return l.diagnose(ctx, image, k, err)
+	}
+	if k, err = l.check(ctx, image); err != nil {
+		return true, err
+	}
+	if !k.snapshot && !k.nothing() { // lower layers, which are not pulled if their snapshots exist
+		if err := l.supply(ctx, image, k); err != nil {
+			return l.diagnose(ctx, image, k, err)
+		}
+		if k, err = l.check(ctx, image); err != nil {
+			return true, err
+		}
+	}
 	if k.snapshot {
-		return Failed, fmt.Errorf("not unpacked: containerd's transfer service has no unpack_config for %s and snapshotter %q", formatted(l.Platform), l.Snapshotter)
+		return false, fmt.Errorf("not unpacked: something removed it, or containerd's transfer service has no unpack_config for %s and snapshotter %q", formatted(l.Platform), l.Snapshotter)
 	}
 	if !k.nothing() {
-		return Failed, fmt.Errorf("blob %s is not there after all: something removed it", append(k.missing, k.damaged...)[0].Digest)
+		return false, fmt.Errorf("blob %s is not there after all: something removed it", append(k.missing, k.damaged...)[0].Digest)
 	}
-	return loaded, nil
+	return false, nil
+}
+
+// normalized is a name with its host, by which containerd labels content.
+func normalized(name string) string {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return name
+	}
+	return reference.TagNameOnly(named).String()
 }
 
 // supply writes the blobs that a pull would not: those that are damaged, since it takes what is known for whole; and those
@@ -132,39 +171,60 @@ func writeBlob(ctx context.Context, store content.Ingester, ref string, desc oci
 }
 
 // fetchAll writes the blobs that images of a compressed bundle lack, in one go through it. A pull would read the bundle from
-// its start for each.
-func (l *Loader) fetchAll(ctx context.Context, e *entry, images []*Image) error {
+// its start for each. It returns the images that are worth going on with.
+func (l *Loader) fetchAll(ctx context.Context, e *entry, images []*Image) []*Image {
+	var all lacks
 	wanted := map[digest.Digest]ocispec.Descriptor{}
+	lacking := map[*Image]error{}
 	for _, image := range images {
 		k, err := l.check(ctx, image)
 		if err != nil {
-			return err
+			lacking[image] = err
+			continue
 		}
-		image.supplied = len(k.missing) > 0
 		for _, desc := range k.missing { // what is damaged is repaired by itself
-			wanted[desc.Digest] = desc
+			if _, ok := wanted[desc.Digest]; !ok {
+				wanted[desc.Digest] = desc
+				all.missing = append(all.missing, desc)
+			}
+			image.supplied = true
+			lacking[image] = nil
 		}
 	}
-	if len(wanted) == 0 {
-		return nil
+	return slices.DeleteFunc(images, func(image *Image) bool {
+		if err := lacking[image]; err != nil {
+			image.end(Failed, err)
+			return true
+		}
+		return false
+	})
+}
+
+func (l *Loader) fetchWanted(ctx context.Context, e *entry, k lacks, wanted map[digest.Digest]ocispec.Descriptor) error {
+	if err := l.enoughSpace(k); err != nil {
+		return err
 	}
 	if err := l.work.Acquire(ctx, 1); err != nil {
 		return err
 	}
 	defer l.work.Release(1)
-	return e.bundle.Walk(ctx, func(d digest.Digest, _ int64, r io.Reader) error {
+	err := e.bundle.Walk(ctx, func(d digest.Digest, _ int64, r io.Reader) error {
 		desc, ok := wanted[d]
 		if !ok {
 			return nil
 		}
 		delete(wanted, d)
-		if err := writeBlob(ctx, l.Content, remotes.MakeRefKey(ctx, desc), desc, r); err != nil {
-			return err
+		err := writeBlob(ctx, l.Content, remotes.MakeRefKey(ctx, desc), desc, r)
+		if errdefs.IsFailedPrecondition(err) {
+			return nil // it is not what its name says: the images that want it fail by themselves, and no others
 		}
-		bytesRead.Add(float64(desc.Size))
-		bytesWritten.Add(float64(desc.Size))
-		return nil
+		if err == nil {
+			bytesRead.Add(float64(desc.Size))
+			bytesWritten.Add(float64(desc.Size))
+		}
+		return err
 	})
+	return l.withNeed(k, err)
 }
 
 // reset empties what a failed load left half-written: containerd would go on where it ended, even with bytes that were
@@ -188,17 +248,21 @@ func (l *Loader) reset(ctx context.Context, image *Image) {
 }
 
 // diagnose says why a load failed, in the words of the bundle if it is the bundle's fault: containerd's do not name the file.
-func (l *Loader) diagnose(ctx context.Context, image *Image, err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EDQUOT) || ctx.Err() != nil {
-		return err
+// It reports whether that is final.
+func (l *Loader) diagnose(ctx context.Context, image *Image, k lacks, err error) (final bool, _ error) {
+	if isFull(err) {
+		return true, l.withNeed(k, err)
+	}
+	if errors.Is(err, syscall.EROFS) || ctx.Err() != nil {
+		return true, err
 	}
 	for _, desc := range image.contents.all() {
 		if !image.Bundle.Has(desc.Digest) {
 			continue // there is another copy, or the error says that there is none
 		}
 		if wrong := image.Bundle.Check(ctx, desc); wrong != nil {
-			return wrong
+			return true, wrong
 		}
 	}
-	return err
+	return false, err
 }

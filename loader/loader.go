@@ -26,6 +26,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -75,6 +77,8 @@ type Node struct {
 	Transfer transfer.Transferrer
 	// Snapshots is the snapshotter of [Options].
 	Snapshots snapshots.Snapshotter
+	// Namespaces lists all that there are.
+	Namespaces func(context.Context) ([]string, error)
 	// Root is a directory for what the loader remembers.
 	Root string
 }
@@ -87,7 +91,11 @@ type Loader struct {
 	platform platforms.MatchComparer
 	work     *semaphore.Weighted // one for each image or bundle that is worked on
 
-	rounds sync.Mutex // one round of loading at a time
+	rounds    sync.Mutex  // one round of loading at a time
+	loaded    bool        // guarded by rounds
+	unpinned  atomic.Bool // every image was let go of by hand: Berth is being removed
+	unclean   atomic.Bool // what is unpacked may be damaged, and was not looked at since
+	verifying sync.Mutex
 }
 
 // New returns a loader that has loaded nothing yet.
@@ -110,17 +118,26 @@ func (l *Loader) Load(ctx context.Context) error {
 	defer l.rounds.Unlock()
 	ctx = namespaces.WithNamespace(ctx, l.Namespace)
 	start := time.Now()
-	files, refused := find(l.Paths)
-	for _, r := range refused {
-		log.G(ctx).WithField("path", r.path).WithError(r).Error("bundles cannot be loaded")
+	if l.unpinned.Load() {
+		return nil
 	}
+	files, refused := find(l.Paths)
+	first := !l.loaded
 	entries := l.catalog.begin(files, refused)
-	err := errors.Join(refused.err(), l.loadAll(ctx, entries))
-	if err == nil {
+	err := l.loadAll(ctx, entries)
+	if ctx.Err() != nil {
+		return ctx.Err() // the lease stays, and the next start goes on under it
+	}
+	l.loaded = true
+	failed := err != nil
+	if first {
+		l.catalog.warnAliases(ctx)
+	}
+	if !failed {
 		err = l.letGo(ctx)
 	}
-	l.endLease(ctx)
-	summarize(ctx, entries, len(refused), time.Since(start))
+	l.endLease(ctx, failed)
+	summarize(ctx, entries, first, time.Since(start))
 	return err
 }
 
@@ -132,12 +149,17 @@ func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
 		}
 	}
 	files, refused := find(paths)
-	if err := refused.err(); err != nil {
+	var errs []error
+	for _, r := range refused {
+		errs = append(errs, r.err)
+	}
+	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 	if len(files) == 0 {
 		return nil, fmt.Errorf("no bundle in %s: %w", strings.Join(paths, ", "), errdefs.ErrNotFound)
 	}
+	l.unpinned.Store(false)
 	load := &Load{done: make(chan struct{})}
 	l.rounds.Lock()
 	load.entries = l.catalog.add(files)
@@ -145,10 +167,12 @@ func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
 		defer close(load.done)
 		defer l.rounds.Unlock()
 		ctx := namespaces.WithNamespace(ctx, l.Namespace)
-		if err := l.loadAll(ctx, load.entries); err != nil {
+		defer l.recovered(ctx, func(error) {})
+		err := l.loadAll(ctx, load.entries)
+		if err != nil {
 			log.G(ctx).WithError(err).Debug("load by hand")
 		}
-		l.endLease(ctx)
+		l.endLease(ctx, err != nil)
 	}()
 	return load, nil
 }
@@ -197,15 +221,12 @@ func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 func (l *Loader) loadBundle(ctx context.Context, e *entry) {
 	start := time.Now()
 	if !l.list(ctx, e) {
+		e.announce(ctx, time.Since(start))
 		return
 	}
 	loaded := l.catalog.take(e)
 	if e.bundle.Compressed() {
-		if err := l.fetchAll(ctx, e, loaded); err != nil {
-			e.fail(err)
-			announce(ctx, e, time.Since(start))
-			return
-		}
+		loaded = l.fetchAll(ctx, e, loaded)
 	}
 	var work sync.WaitGroup
 	for _, image := range loaded {
@@ -223,8 +244,7 @@ func (l *Loader) loadBundle(ctx context.Context, e *entry) {
 	}
 	work.Wait()
 	e.end()
-	seconds.Observe(time.Since(start).Seconds())
-	announce(ctx, e, time.Since(start))
+	e.announce(ctx, time.Since(start))
 }
 
 // settle records again, now that all bundles are listed, the images that have names which others lay claim to: while they
@@ -245,33 +265,48 @@ func (l *Loader) list(ctx context.Context, e *entry) bool {
 	if e.listed() {
 		return e.bundle != nil
 	}
-	if err := l.work.Acquire(ctx, 1); err != nil {
-		e.fail(err)
-		return false
-	}
-	defer l.work.Release(1)
 	for {
 		before, err := os.Lstat(e.path)
 		if err != nil {
 			e.fail(err)
 			return false
 		}
+		start := time.Now()
 		b, err := l.open(ctx, e.path)
-		if err == nil {
+		var machine syscall.Errno
+		switch {
+		case err == nil:
 			l.catalog.list(ctx, e, b)
 			return true
-		}
-		if time.Since(before.ModTime()).Abs() < settled && wait(ctx, settled/4) {
-			continue // it may still be copied
+		case ctx.Err() != nil:
+			e.fail(ctx.Err())
+			return false
+		case time.Since(written(e.path)).Abs() < settled:
+			e.set(Copying) // it may still be copied
+			if wait(ctx, max(settled/4, 2*time.Since(start))) {
+				continue
+			}
+		case errors.As(err, &machine):
+			e.fail(err) // which may pass, and the bundle stay the same
+			return false
 		}
 		e.cannotRead(before, err)
-		log.G(ctx).WithField("bundle", e.path).WithError(err).Error("bundle cannot be loaded")
 		return false
 	}
 }
 
 // settled is how long ago a bundle was written for its faults to be its own, and not those of a copy that is not complete.
 const settled = 2 * time.Second
+
+// written returns when a bundle was last written to: of a layout, when a file was added to it.
+func written(path string) (last time.Time) {
+	for _, sub := range []string{"", "index.json", "blobs", "blobs/sha256"} {
+		if info, err := os.Lstat(filepath.Join(path, sub)); err == nil && info.ModTime().After(last) {
+			last = info.ModTime()
+		}
+	}
+	return last
+}
 
 // wait reports whether d passed before ctx ended.
 func wait(ctx context.Context, d time.Duration) bool {

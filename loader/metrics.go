@@ -26,7 +26,7 @@ var (
 		Buckets: prometheus.ExponentialBuckets(0.01, 2.5, 12),
 	})
 	bundleStates = prometheus.NewDesc("berth_loader_bundles",
-		"Bundles by where they stand: listing, loading, loaded, present or failed.", []string{"state"}, nil)
+		"Bundles by where they stand: listing, being copied, loading, loaded, present or failed.", []string{"state"}, nil)
 	imageStates = prometheus.NewDesc("berth_loader_images",
 		"Images of bundles by where they stand: waiting, loading, loaded, repaired, present, failed or shadowed.", []string{"state"}, nil)
 )
@@ -44,7 +44,7 @@ func (l *Loader) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements [prometheus.Collector].
 func (l *Loader) Collect(ch chan<- prometheus.Metric) {
-	bundles := map[State]int{Listing: 0, Loading: 0, Loaded: 0, Present: 0, Failed: 0}
+	bundles := map[State]int{Listing: 0, Copying: 0, Loading: 0, Loaded: 0, Present: 0, Failed: 0}
 	images := map[State]int{Waiting: 0, Loading: 0, Loaded: 0, Repaired: 0, Present: 0, Failed: 0, Shadowed: 0}
 	for _, b := range l.catalog.Status() {
 		bundles[b.State]++

@@ -38,7 +38,7 @@ const (
 
 // Labels are those of an image that was loaded from a bundle, or pulled from it into a namespace.
 func (l *Loader) Labels(bundle, namespace string) map[string]string {
-	if namespace != l.Namespace || labels.Validate(BundleLabel, bundle) != nil { // its path may be too long for a label
+	if namespace != l.Namespace || l.unpinned.Load() || labels.Validate(BundleLabel, bundle) != nil { // its path may be too long for a label
 		return nil
 	}
 	set := map[string]string{BundleLabel: bundle}
@@ -90,6 +90,20 @@ func (l *Loader) digested(image *Image) []string {
 		all = append(all, image.contents.config.Digest.String())
 	}
 	return all
+}
+
+// isRecorded reports whether an image is known by everything that it is to be known by, so that nothing of it is garbage.
+func (l *Loader) isRecorded(ctx context.Context, image *Image) (bool, error) {
+	for _, name := range append(image.names(), l.digested(image)...) {
+		there, err := l.Images.Get(ctx, name)
+		if errdefs.IsNotFound(err) || err == nil && there.Target.Digest != image.Target.Digest {
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("look for image %s: %w", name, err)
+		}
+	}
+	return true, nil
 }
 
 // wasLoaded reports whether an image was loaded from its bundle before.
@@ -181,11 +195,13 @@ func (l *Loader) letGo(ctx context.Context) error {
 	})
 }
 
-// Unpin unpins every image that was loaded, in all of the loader's namespace. They stay, and are images like any other.
+// Unpin unpins every image that was loaded. They stay, and are images like any other; nothing more is loaded until containerd
+// starts again.
 func (l *Loader) Unpin(ctx context.Context) (int, error) {
 	l.rounds.Lock()
 	defer l.rounds.Unlock()
 	ctx = namespaces.WithNamespace(ctx, l.Namespace)
+	l.unpinned.Store(true)
 	before, err := l.ownedImages(ctx)
 	if err != nil {
 		return 0, err

@@ -5,53 +5,86 @@ package loader
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
 )
 
-// announce writes the one line of a bundle that was worked on, and a line for each thing that is wrong with it.
-func announce(ctx context.Context, e *entry, d time.Duration) {
+// announce writes the one line of a bundle that was worked on, and a line for whatever is wrong with it. What was said the last
+// time, and still holds, is only there for who debugs: containerd may run for months with a broken bundle.
+func (e *entry) announce(ctx context.Context, d time.Duration) {
+	if ctx.Err() != nil {
+		return // containerd ends, and that is no fault of the bundle
+	}
 	s := e.status()
+	seconds.Observe(d.Seconds())
 	count := map[State]int{}
 	for _, i := range s.Images {
 		count[i.State]++
 	}
+	says := fmt.Sprint(s.Err, len(s.Images))
+	e.news = says != e.said || count[Loaded]+count[Repaired] > 0
+	e.said = says
+	level := func(l logrus.Level) logrus.Level {
+		if e.news {
+			return l
+		}
+		return logrus.DebugLevel
+	}
 	line := log.G(ctx).WithFields(log.Fields{
 		"bundle": s.Path, "format": s.Format, "images": len(s.Images),
-		"loaded": count[Loaded], "repaired": count[Repaired], "present": count[Present], "failed": count[Failed], "seconds": took(d),
+		"loaded": count[Loaded], "repaired": count[Repaired], "present": count[Present], "failed": count[Failed], "seconds": rounded(d),
 	})
 	if s.Err == nil {
-		line.Info("bundle is loaded")
+		line.Log(level(logrus.InfoLevel), "bundle is loaded")
 		return
 	}
-	for _, text := range strings.Split(s.Err.Error(), "\n") {
-		line.WithField("problem", text).Error("bundle is not loaded as a whole")
+	for _, problem := range strings.Split(s.Err.Error(), "\n") {
+		line.WithField("problem", problem).Log(level(logrus.ErrorLevel), "bundle is not loaded as a whole")
 	}
 }
 
-// note writes a line for each name that an image does not get. It is known when all bundles are listed.
+// note writes a line for each name that an image does not get, once. It is known when all bundles are listed.
 func note(ctx context.Context, entries []*entry) {
 	for _, e := range entries {
 		s := e.status()
+		var notes []string
 		for _, i := range s.Images {
-			for _, text := range i.Notes {
-				log.G(ctx).WithFields(log.Fields{"bundle": s.Path, "digest": i.Digest}).Warn("name is not given to the image: " + text)
-			}
+			notes = append(notes, i.Notes...)
+		}
+		if slices.Equal(notes, e.noted) {
+			continue
+		}
+		e.noted = notes
+		for _, text := range notes {
+			log.G(ctx).WithField("bundle", s.Path).Warn("name is not given to an image: " + text)
 		}
 	}
 }
 
 // summarize writes the one line of a round of loading.
-func summarize(ctx context.Context, entries []*entry, refused int, d time.Duration) {
-	images, failed := 0, refused
+func summarize(ctx context.Context, entries []*entry, first bool, d time.Duration) {
+	images, failed, level := 0, 0, logrus.DebugLevel
+	if first {
+		level = logrus.InfoLevel
+	}
 	for _, e := range entries {
 		s := e.status()
 		images += len(s.Images)
 		if s.State == Failed {
 			failed++
 		}
+		if e.news {
+			level = logrus.InfoLevel
+		}
+		e.news = false
 	}
-	log.G(ctx).WithFields(log.Fields{"bundles": len(entries) + refused, "failed": failed, "images": images, "seconds": took(d)}).Info("bundles are loaded")
+	log.G(ctx).WithFields(log.Fields{"bundles": len(entries), "failed": failed, "images": images, "seconds": rounded(d)}).
+		Log(level, "bundles are loaded")
 }
+
+func rounded(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }

@@ -19,6 +19,7 @@ const (
 // Run loads at once, calls loaded after that, and loads again whenever the bundles changed, until ctx ends. What could not be
 // loaded is tried again after a while. What is sent on changes need not be about bundles.
 func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()) {
+	l.unclean.Store(!l.begin(ctx))
 	retry := minRetry
 	for {
 		var again <-chan time.Time
@@ -31,6 +32,9 @@ func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()
 		if loaded != nil {
 			loaded()
 			loaded = nil
+		}
+		if l.unclean.Swap(false) {
+			l.verifyOthers(ctx)
 		}
 		if !l.wait(ctx, changes, again) {
 			return
@@ -52,6 +56,13 @@ func (l *Loader) wait(ctx context.Context, changes <-chan struct{}, again <-chan
 				return true
 			}
 		}
+	}
+}
+
+// verifyOthers looks at the images that no bundle brought, after containerd did not end by itself.
+func (l *Loader) verifyOthers(ctx context.Context) {
+	if _, err := l.Verify(ctx, false); err != nil && ctx.Err() == nil {
+		log.G(ctx).WithError(err).Warn("verify what is unpacked, since containerd did not end by itself")
 	}
 }
 

@@ -4,6 +4,7 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
 	"syscall"
 
@@ -15,7 +16,31 @@ import (
 // enoughSpace refuses a load that cannot succeed: its blobs, and the least that they are unpacked, do not fit on the disk of
 // Root, which is where containerd keeps both unless it is told otherwise.
 func (l *Loader) enoughSpace(k lacks) error {
-	var need uint64
+	need, free, err := l.space(k)
+	if err != nil || need <= free {
+		return nil // or the load will tell
+	}
+	return fmt.Errorf("%w: %w", l.shortage(need, free), syscall.ENOSPC)
+}
+
+// withNeed adds to an error that the disk is full how much is needed.
+func (l *Loader) withNeed(k lacks, err error) error {
+	if !isFull(err) {
+		return err
+	}
+	need, free, unknown := l.space(k)
+	if unknown != nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", l.shortage(need, free), err)
+}
+
+func (l *Loader) shortage(need, free uint64) error {
+	return fmt.Errorf("at least %s are needed, %s are free at %s", mebibytes(need), mebibytes(free), l.Root)
+}
+
+// space returns what is needed at least for what is not there, and what is free.
+func (l *Loader) space(k lacks) (need, free uint64, err error) {
 	add := func(descs []ocispec.Descriptor) {
 		for _, desc := range descs {
 			need += uint64(desc.Size)
@@ -28,10 +53,11 @@ func (l *Loader) enoughSpace(k lacks) error {
 	add(k.damaged)
 	var disk unix.Statfs_t
 	if err := unix.Statfs(l.Root, &disk); err != nil {
-		return nil // the load will tell
+		return need, 0, err
 	}
-	if free := disk.Bavail * uint64(disk.Bsize); need > free {
-		return fmt.Errorf("%d MiB are needed, %d MiB are free at %s: %w", need>>20, free>>20, l.Root, syscall.ENOSPC)
-	}
-	return nil
+	return need, disk.Bavail * uint64(disk.Bsize), nil
 }
+
+func mebibytes(n uint64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
+
+func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -20,6 +19,8 @@ type State string
 const (
 	// Listing is a bundle of which it is not known what is in it.
 	Listing State = "listing"
+	// Copying is a bundle that cannot be read and was written to a moment ago.
+	Copying State = "being copied"
 	// Waiting is an image that is not worked on yet.
 	Waiting State = "waiting"
 	// Loading is a bundle of which an image is not loaded, or an image that is worked on.
@@ -41,13 +42,17 @@ type entry struct {
 	catalog *Catalog
 	path    string
 	byHand  bool // not one of the loader's paths
+	refused bool // by [find]; err says why
 
 	bundle   *bundle.Bundle // nil until it is listed, or if it cannot be
 	images   []*Image
 	problems []error // images that cannot be used
 	state    State
 	err      error
-	unread   os.FileInfo // of a bundle that could not be listed
+	unread   os.FileInfo // of a bundle in which something is wrong, so that it could not be listed
+	said     string      // what the log says of it
+	news     bool        // and whether that is of this round
+	noted    []string    // the names that the log says its images do not get
 }
 
 // unchanged reports whether what is known of a bundle still holds: what is in it, or that it cannot be read. The catalog's
@@ -60,10 +65,20 @@ func (e *entry) unchanged() bool {
 	return e.unread != nil && err == nil && os.SameFile(now, e.unread) && now.Size() == e.unread.Size() && now.ModTime().Equal(e.unread.ModTime())
 }
 
+// isBadLayout reports whether a bundle is a directory that is not right: whether something below it changed cannot be told.
+// The catalog's lock is held.
+func (e *entry) isBadLayout() bool {
+	if e.unread != nil {
+		return e.unread.IsDir()
+	}
+	return e.bundle != nil && e.err != nil && e.bundle.Format() == "oci-layout"
+}
+
+// listed reports whether it is known what is in a bundle, or why not.
 func (e *entry) listed() bool {
 	e.catalog.mu.Lock()
 	defer e.catalog.mu.Unlock()
-	return e.bundle != nil || e.unread != nil
+	return e.bundle != nil || e.unread != nil || e.refused
 }
 
 // cannotRead notes that a bundle cannot be listed, until it changes.
@@ -72,6 +87,13 @@ func (e *entry) cannotRead(info os.FileInfo, err error) {
 	e.catalog.mu.Lock()
 	defer e.catalog.mu.Unlock()
 	e.unread = info
+}
+
+func (e *entry) set(state State) {
+	e.catalog.mu.Lock()
+	defer e.catalog.mu.Unlock()
+	e.state = state
+	e.catalog.notify()
 }
 
 // fail notes that nothing of the bundle, or nothing more, can be loaded.
@@ -175,9 +197,6 @@ func (c *Catalog) Status() []BundleStatus {
 	for _, e := range c.entries {
 		all = append(all, e.lockedStatus())
 	}
-	for _, r := range c.refused {
-		all = append(all, BundleStatus{Path: r.path, State: Failed, Err: r})
-	}
 	return all
 }
 
@@ -201,5 +220,3 @@ func (e *entry) lockedStatus() BundleStatus {
 	}
 	return s
 }
-
-func took(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }

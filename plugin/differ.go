@@ -17,6 +17,8 @@ import (
 	"github.com/containerd/plugin"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-edge/berth/loader/unpacked"
 )
 
 // syncApplies makes a differ's Apply return only when what it unpacked is on disk. Its snapshot is committed after that,
@@ -56,10 +58,20 @@ func (d syncedDiffer) Apply(ctx context.Context, desc ocispec.Descriptor, mounts
 	if err != nil {
 		return applied, err
 	}
-	if err := errors.Join(synced, fs.sync()); err != nil {
+	if err := errors.Join(synced, mark(mounts), fs.sync()); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("sync layer %s: %w", desc.Digest, err)
 	}
 	return applied, nil
+}
+
+// mark notes beside a layer that it was synced.
+func mark(mounts []mount.Mount) error {
+	for _, path := range writtenPaths(mounts) {
+		if err := unpacked.Mark(path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // fileSystems are those that a layer is unpacked to, each by one open file. They are opened before that, since syncfs

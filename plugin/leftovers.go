@@ -169,7 +169,7 @@ func removeUnknownContent(ctx context.Context, names []string, known content.Man
 		return nil
 	})
 	if errors.Is(err, os.ErrNotExist) {
-		return nil // nothing was ever stored
+		return nil // the directory of blobs is made for the first
 	}
 	return err
 }
@@ -190,8 +190,15 @@ func removeOrphanedSnapshots(ic *plugin.InitContext) error {
 	if !ok {
 		return nil
 	}
-	if err := c.Cleanup(ic.Context); !errdefs.IsNotFound(err) { // that is a database without any snapshot
+	err = c.Cleanup(ic.Context)
+	if !errdefs.IsNotFound(err) {
 		return err
 	}
-	return nil
+	// Its database has never recorded a snapshot, which it takes for an error: containerd ended during the first.
+	dirs, err := filepath.Glob(filepath.Join(p.Meta.Exports[plugins.SnapshotterRootDir], "snapshots", "*"))
+	errs := []error{err}
+	for _, dir := range dirs {
+		errs = append(errs, os.RemoveAll(dir))
+	}
+	return errors.Join(errs...)
 }

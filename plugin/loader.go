@@ -6,6 +6,7 @@ package plugin
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -54,6 +55,16 @@ type Loader struct {
 	err error
 }
 
+var _ io.Closer = (*Loader)(nil)
+
+// Close is called when containerd ends by itself.
+func (l *Loader) Close() error {
+	if l.Loader == nil {
+		return nil
+	}
+	return l.Loader.Close()
+}
+
 // startLoader never fails for what an operator wrote: it holds the error, and `berth status` shows it.
 func startLoader(ic *plugin.InitContext) (any, error) {
 	var problems strict.Problems
@@ -80,7 +91,7 @@ func startLoader(ic *plugin.InitContext) (any, error) {
 	}
 	ready := func() {}
 	if settings.HoldReady {
-		ready = holdReady(ic)
+		ready = holdReady(ic, maxHold)
 	}
 	go l.Run(ic.Context, changes, ready)
 	return l, nil
@@ -89,11 +100,11 @@ func startLoader(ic *plugin.InitContext) (any, error) {
 // maxHold is how long readiness is held back at most: systemd gives up after 90 s.
 const maxHold = 60 * time.Second
 
-// holdReady holds back systemd's READY until the returned function is called.
-func holdReady(ic *plugin.InitContext) (release func()) {
+// holdReady holds back systemd's READY until the returned function is called, or limit has passed.
+func holdReady(ic *plugin.InitContext, limit time.Duration) (release func()) {
 	release = ic.RegisterReadiness()
-	timer := time.AfterFunc(maxHold, func() {
-		log.G(ic.Context).Warnf("bundles are not loaded after %s; containerd is ready without them", maxHold)
+	timer := time.AfterFunc(limit, func() {
+		log.G(ic.Context).Warnf("bundles are not loaded after %s; containerd is ready without them", limit)
 		release()
 	})
 	return func() {
@@ -131,13 +142,14 @@ func loaderNode(ic *plugin.InitContext, settings LoaderSettings) (loader.Node, e
 		return loader.Node{}, fmt.Errorf("snapshotter %q of the loader's stanza: %w", settings.Snapshotter, errdefs.ErrNotFound)
 	}
 	return loader.Node{
-		Images:    metadata.NewImageStore(db),
-		Content:   db.ContentStore(),
-		Blobs:     blobs.(content.Store),
-		Leases:    manager.(leases.Manager),
-		Transfer:  service,
-		Snapshots: snapshotter,
-		Root:      ic.Properties[plugins.PropertyRootDir],
+		Images:     metadata.NewImageStore(db),
+		Content:    db.ContentStore(),
+		Blobs:      blobs.(content.Store),
+		Leases:     manager.(leases.Manager),
+		Transfer:   service,
+		Snapshots:  snapshotter,
+		Namespaces: func(ctx context.Context) ([]string, error) { return namespaceNames(ctx, db) },
+		Root:       ic.Properties[plugins.PropertyRootDir],
 	}, nil
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/containerd/v2/plugins"
 	containerdversion "github.com/containerd/containerd/v2/version"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 	"google.golang.org/grpc"
@@ -58,8 +59,22 @@ func (s *service) Register(server *grpc.Server) error {
 }
 
 // Status implements [api.BerthServer].
-func (s *service) Status(context.Context, *api.StatusRequest) (*api.StatusResponse, error) {
-	response := &api.StatusResponse{Containerd: containerdversion.Version, Berth: Version}
+func (s *service) Status(ctx context.Context, request *api.StatusRequest) (*api.StatusResponse, error) {
+	var damages []*api.Damage
+	if request.Verify {
+		l, err := s.loaderInUse()
+		if err != nil {
+			return nil, err
+		}
+		found, err := l.Verify(ctx, true)
+		if err != nil {
+			return nil, errgrpc.ToGRPC(err)
+		}
+		for _, d := range found {
+			damages = append(damages, &api.Damage{Text: d.String(), Namespace: d.Namespace, Mended: d.Mended})
+		}
+	}
+	response := &api.StatusResponse{Containerd: containerdversion.Version, Berth: Version, Damages: damages}
 	if s.resolver != nil {
 		response.Resolver = s.resolver.status()
 	}

@@ -173,9 +173,21 @@ func TestClientWithoutPassword(t *testing.T) {
 	if len(none.asked) == 0 {
 		t.Error("the client was not asked")
 	}
+	bare := &pod{answer: registry.Credentials{Username: "pod-user"}}
+	wantError(t, n.pull(t.Context(), ref, registry.WithCredentials(bare)), errdefs.ErrUnauthenticated, "unauthorized")
+	if got := realm.Received("account=", "Authorization: Basic"); len(got) > 0 {
+		t.Errorf("the realm received %q of a user without a password, want nothing", got)
+	}
 	token := &pod{answer: registry.Credentials{Secret: "pod-pass"}}
 	if err := n.pull(t.Context(), ref, registry.WithCredentials(token)); err != nil {
 		t.Error(err)
+	}
+
+	basic := serve(t, registrytest.Basic("pod-user", "pod-pass", registrytest.Registry{Image: content}))
+	n = newNode(t, basic.registry())
+	wantError(t, n.pull(t.Context(), basic.Host+"/org/app:1", registry.WithCredentials(token)), errdefs.ErrUnauthenticated, "asks for a username and a password")
+	if got := basic.Received("Authorization: Basic"); len(got) > 0 {
+		t.Errorf("the registry received %q, want no identity token where a password is wanted", got)
 	}
 }
 

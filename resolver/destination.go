@@ -75,9 +75,6 @@ func (s labelledStore) Create(ctx context.Context, image images.Image) (images.I
 
 func (s labelledStore) Update(ctx context.Context, image images.Image, fieldpaths ...string) (images.Image, error) {
 	if len(fieldpaths) > 0 {
-		for label := range s.labels {
-			fieldpaths = append(fieldpaths, "labels."+label)
-		}
 		return s.Store.Update(ctx, s.label(image), fieldpaths...)
 	}
 	there, err := s.Store.Get(ctx, image.Name)
@@ -113,17 +110,8 @@ type layerlessStore struct{ content.Store }
 const layerLabel = "containerd.io/gc.ref.content.l."
 
 func (s layerlessStore) Update(ctx context.Context, info content.Info, fieldpaths ...string) (content.Info, error) {
-	var paths []string
-	for _, path := range fieldpaths {
-		if !strings.HasPrefix(path, "labels."+layerLabel) {
-			paths = append(paths, path)
-		}
-	}
-	if len(fieldpaths) > 0 && len(paths) == 0 {
-		return info, nil
-	}
 	labels := maps.Clone(info.Labels)
 	maps.DeleteFunc(labels, func(name, _ string) bool { return strings.HasPrefix(name, layerLabel) })
 	info.Labels = labels
-	return s.Store.Update(ctx, info, paths...)
+	return s.Store.Update(ctx, info, fieldpaths...)
 }

@@ -5,14 +5,19 @@ package resolver_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/transfer/local"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-edge/berth/resolver"
 	"github.com/berth-edge/berth/resolver/registrytest"
@@ -90,7 +95,10 @@ func TestFallback(t *testing.T) {
 				if tt.untrusted {
 					first.ca = second.ca
 				}
-				config := "dial_timeout = \"2s\"\nstall_timeout = \"300ms\"\n" + first.registry(tt.keys...) + second.registry()
+				config := first.registry(tt.keys...) + second.registry()
+				if strings.HasPrefix(tt.cause, "stalled") { // others may take their time
+					config = "stall_timeout = \"300ms\"\n" + config
+				}
 				if alone {
 					n := newNode(t, config+from(first))
 					err := n.pull(t.Context(), ref)
@@ -188,6 +196,45 @@ func TestVerifierStops(t *testing.T) {
 	if got := len(first.Lines("/blobs/")); got != 0 {
 		t.Errorf("got %d requests for blobs, want 0", got)
 	}
+	if got := len(second.Requests()); got != 0 {
+		t.Errorf("got %d requests at the second target, want 0", got)
+	}
+	n.wantNothing(t)
+}
+
+// fullContent has no room for one blob.
+type fullContent struct {
+	content.Store
+	blob digest.Digest
+}
+
+func (c fullContent) Writer(ctx context.Context, opts ...content.WriterOpt) (content.Writer, error) {
+	var o content.WriterOpts
+	for _, opt := range opts {
+		if err := opt(&o); err != nil {
+			return nil, err
+		}
+	}
+	if o.Desc.Digest == c.blob {
+		return nil, &os.PathError{Op: "write", Path: "blob", Err: syscall.ENOSPC}
+	}
+	return c.Store.Writer(ctx, opts...)
+}
+
+// What this machine fails with, no other target mends, also where it ends a download that was going well.
+func TestFullDiskStops(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("full", 64<<10)
+	whole := registrytest.Registry{Image: image}
+	first := serve(t, at(image.LayerPath(), func(w http.ResponseWriter, r *http.Request) {
+		_, _ = w.Write(image.Layer[:48<<10])
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}, whole))
+	second := serve(t, whole)
+	n := newNode(t, first.registry()+second.registry()+from(first, second))
+	n.Inner = local.NewTransferService(fullContent{n.db.ContentStore(), digest.FromBytes(image.Config)}, n.images, local.TransferConfig{Leases: n.Leases})
+	wantError(t, n.pull(t.Context(), ref), nil, "from "+first.Host, "no space left on device")
 	if got := len(second.Requests()); got != 0 {
 		t.Errorf("got %d requests at the second target, want 0", got)
 	}

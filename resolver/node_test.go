@@ -15,15 +15,22 @@ import (
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/containerd/v2/core/transfer/image"
 	"github.com/containerd/containerd/v2/core/transfer/local"
 	"github.com/containerd/containerd/v2/core/transfer/registry"
+	"github.com/containerd/containerd/v2/core/unpack"
 	"github.com/containerd/containerd/v2/pkg/imageverifier"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	localcontent "github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
@@ -37,6 +44,8 @@ type node struct {
 	*resolver.Transferrer
 	db     *metadata.DB
 	images images.Store
+
+	unverified transfer.Transferrer
 }
 
 func newNode(t testing.TB, config string, verifiers ...imageverifier.ImageVerifier) *node {
@@ -51,23 +60,40 @@ func newNode(t testing.TB, config string, verifiers ...imageverifier.ImageVerifi
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { file.Close() })
-	db := metadata.NewDB(file, blobs, nil)
+	layers, err := native.NewSnapshotter(filepath.Join(root, "snapshots"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { layers.Close() })
+	db := metadata.NewDB(file, blobs, map[string]snapshots.Snapshotter{"native": layers})
 	if err := db.Init(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	service := local.TransferConfig{Leases: metadata.NewLeaseManager(db), Verifiers: map[string]imageverifier.ImageVerifier{}}
+	service := local.TransferConfig{
+		Leases: metadata.NewLeaseManager(db), Verifiers: map[string]imageverifier.ImageVerifier{},
+		UnpackPlatforms: []unpack.Platform{{Platform: platforms.All, SnapshotterKey: "native", Snapshotter: db.Snapshotter("native"), Applier: noted{}}},
+	}
 	for i, v := range verifiers {
 		service.Verifiers[fmt.Sprint("verifier", i)] = v
 	}
 	routes := routesOf(t, config)
 	store := metadata.NewImageStore(db)
-	return &node{db: db, images: store, Transferrer: &resolver.Transferrer{
+	unverified := service
+	unverified.Verifiers = nil
+	return &node{db: db, images: store, unverified: local.NewTransferService(db.ContentStore(), store, unverified), Transferrer: &resolver.Transferrer{
 		Inner:     local.NewTransferService(db.ContentStore(), store, service),
 		Routes:    func(context.Context) (*resolver.Routes, error) { return routes, nil },
 		Leases:    service.Leases,
 		Content:   db.ContentStore(),
 		Downloads: &resolver.Downloads{},
 	}}
+}
+
+// noted is an applier that unpacks nothing: layers of these images are no archives.
+type noted struct{}
+
+func (noted) Apply(_ context.Context, desc ocispec.Descriptor, _ []mount.Mount, _ ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+	return desc, nil
 }
 
 // pull pulls ref as a client does.

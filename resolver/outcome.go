@@ -128,7 +128,11 @@ func (a attempt) goOn(ctx context.Context) bool {
 	case !a.source.chosen.Load():
 		return false // a verifier refused it
 	}
-	return a.source.failed.Load() || a.outcome() == wrongContent || a.outcome() == notFound
+	switch a.outcome() {
+	case wrongContent, truncated, notFound:
+		return true
+	}
+	return a.source.failed.Load()
 }
 
 // PullError says why no target of a route gave the image: one clause for each target that was tried.

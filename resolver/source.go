@@ -39,7 +39,7 @@ type source struct {
 
 	resolved digest.Digest // set when Resolve succeeded
 	chosen   atomic.Bool   // containerd asked for the content: no verifier refused the image
-	failed   atomic.Bool   // reading content failed
+	failed   atomic.Bool   // reading content failed, and not since something else did
 	bytes    atomic.Int64
 
 	mu      sync.Mutex
@@ -90,7 +90,7 @@ func (f *fetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCl
 	f.source.fetched = append(f.source.fetched, desc)
 	f.source.mu.Unlock()
 	if max := docker.MaxManifestSize; desc.Size > max && (images.IsManifestType(desc.MediaType) || images.IsIndexType(desc.MediaType)) {
-		f.source.failed.Store(true)
+		f.source.fail(ctx)
 		return nil, fmt.Errorf("manifest %s is %d bytes, limit %d: %w", desc.Digest, desc.Size, max, errdefs.ErrInvalidArgument)
 	}
 	if !f.source.keepURLs {
@@ -98,19 +98,28 @@ func (f *fetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCl
 	}
 	rc, err := f.Fetcher.Fetch(ctx, desc)
 	if err != nil {
-		f.source.failed.Store(true)
+		f.source.fail(ctx)
 		return nil, err
 	}
-	r := &reader{rc, f.source}
+	r := &reader{rc, ctx, f.source}
 	if seeker, ok := rc.(io.Seeker); ok {
 		return &seekingReader{r, seeker}, nil
 	}
 	return r, nil
 }
 
+// fail notes that a download failed, unless that is since its context ended: containerd ends all downloads of an image
+// when one of them cannot be stored.
+func (s *source) fail(ctx context.Context) {
+	if ctx.Err() == nil {
+		s.failed.Store(true)
+	}
+}
+
 // reader counts bytes and notes failures.
 type reader struct {
 	io.ReadCloser
+	ctx    context.Context // of the download
 	source *source
 }
 
@@ -118,7 +127,7 @@ func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.ReadCloser.Read(p)
 	r.source.bytes.Add(int64(n))
 	if err != nil && !errors.Is(err, io.EOF) {
-		r.source.failed.Store(true)
+		r.source.fail(r.ctx)
 	}
 	return n, err
 }

@@ -5,15 +5,19 @@ package resolver_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
-	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/transfer/image"
 	"github.com/containerd/containerd/v2/core/transfer/registry"
 	"github.com/containerd/containerd/v2/pkg/imageverifier"
@@ -247,7 +251,7 @@ func TestRefused(t *testing.T) {
 	n.wantNothing(t)
 }
 
-// A source that is no registry is refused where there are rules: it would go past them.
+// A source that is no registry is refused where there are rules, since it would go past them, and there alone.
 func TestOtherSourceIsRefused(t *testing.T) {
 	t.Parallel()
 	s := serve(t, registrytest.Registry{Image: registrytest.NewImage("other", 1<<10)})
@@ -261,36 +265,75 @@ func TestOtherSourceIsRefused(t *testing.T) {
 	if got := s.Connections(); got != 0 {
 		t.Errorf("got %d connections, want 0", got)
 	}
+
+	plain := registrytest.Serve(t, nil, registrytest.Registry{Image: registrytest.NewImage("other", 1<<10)})
+	ref := plain.Host + "/org/app:1"
+	if inner, err = registry.NewOCIRegistry(ctx, ref); err != nil {
+		t.Fatal(err)
+	}
+	if err := newNode(t, "").Transfer(ctx, struct{ *registry.OCIRegistry }{inner}, image.NewStore(ref)); err != nil {
+		t.Errorf("with nothing configured: %v", err)
+	}
 }
 
-// A lease that the client brought keeps what was pulled, and stays.
-func TestClientLease(t *testing.T) {
+// SEC-15: a manifest that is said to be larger than containerd reads is not asked for; the next target is.
+func TestManifestTooLarge(t *testing.T) {
 	t.Parallel()
-	content := registrytest.NewImage("lease", 4<<10)
-	s := serve(t, registrytest.Registry{Image: content})
-	n := newNode(t, s.registry()+from(s))
-	ctx := namespaces.WithNamespace(t.Context(), "test")
-	lease, err := n.Leases.Create(ctx, leases.WithID("mine"))
+	content := registrytest.NewImage("large", 4<<10)
+	child := registrytest.Descriptor(ocispec.MediaTypeImageManifest, content.Manifest)
+	child.Size = docker.MaxManifestSize + 1
+	index, err := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": ocispec.MediaTypeImageIndex, "manifests": []ocispec.Descriptor{child}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.pull(leases.WithLease(ctx, lease.ID), ref); err != nil {
+	whole := registrytest.Registry{Image: content}
+	first := serve(t, at("/manifests/", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
+		w.Header().Set("Docker-Content-Digest", digest.FromBytes(index).String())
+		w.Header().Set("Content-Length", fmt.Sprint(len(index)))
+		_, _ = w.Write(index)
+	}, whole))
+	second := serve(t, whole)
+	wantError(t, newNode(t, first.registry()+from(first)).pull(t.Context(), ref), nil, fmt.Sprintf("is %d bytes, limit %d", child.Size, docker.MaxManifestSize))
+	n := newNode(t, first.registry()+second.registry()+from(first, second))
+	if err := n.pull(t.Context(), ref); err != nil {
 		t.Fatal(err)
 	}
-	if left, err := n.Leases.List(ctx); err != nil || len(left) != 1 || left[0].ID != "mine" {
-		t.Errorf("got leases %v (%v), want the client's alone", left, err)
+	n.wantImage(t, ref, content)
+	if got := first.Lines(child.Digest.String()); len(got) > 0 {
+		t.Errorf("got requests %q, want none for it", got)
 	}
-	if err := n.images.Delete(ctx, ref); err != nil {
+}
+
+// A download that was begun goes on where it ended: its reader can be moved.
+func TestDownloadGoesOn(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("go on", 64<<10)
+	s := serve(t, registrytest.Registry{Image: image})
+	n := newNode(t, s.registry()+from(s))
+	ctx := namespaces.WithNamespace(t.Context(), "test")
+	desc := registrytest.Descriptor(ocispec.MediaTypeImageLayer, image.Layer)
+	w, err := n.Content.Writer(ctx, content.WithRef(remotes.MakeRefKey(ctx, desc)), content.WithDescriptor(desc))
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.db.GarbageCollect(ctx); err != nil {
+	if _, err := w.Write(image.Layer[:48<<10]); err != nil {
 		t.Fatal(err)
 	}
-	for _, b := range [][]byte{content.Manifest, content.Config, content.Layer} {
-		if _, err := n.Content.Info(ctx, digest.FromBytes(b)); err != nil {
-			t.Errorf("the lease does not keep a blob of %d bytes: %v", len(b), err)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.pull(ctx, ref); err != nil {
+		t.Fatal(err)
+	}
+	n.wantImage(t, ref, image)
+	var got []string
+	for _, r := range s.Requests() {
+		if strings.HasSuffix(r.Line, image.LayerPath()) {
+			got = append(got, r.Header.Get("Range"))
 		}
 	}
-	err = n.pull(leases.WithLease(ctx, "gone"), ref)
-	wantError(t, err, errdefs.ErrNotFound, "pull "+ref, "lease gone")
+	if want := []string{"bytes=49152-"}; !slices.Equal(got, want) {
+		t.Errorf("got requests for the layer with the ranges %q, want %q", got, want)
+	}
 }

@@ -20,8 +20,10 @@ func statusCommand() *cli.Command {
 		Name:         "status",
 		Usage:        "show what a running containerd goes by, and what it loaded; exit status 1 if it refuses pulls, if pulls go past the rules, or if something could not be loaded",
 		OnUsageError: onUsageError,
-		Flags:        []cli.Flag{addressFlag()},
-		Action:       showStatus,
+		Flags: []cli.Flag{addressFlag(), &cli.BoolFlag{
+			Name: "verify", Usage: "compare everything that is unpacked with its layers first, and mend what is damaged",
+		}},
+		Action: showStatus,
 	}
 }
 
@@ -31,9 +33,13 @@ func showStatus(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	defer d.close()
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	limit := 10 * time.Second
+	if cmd.Bool("verify") {
+		limit = time.Hour
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	s, err := d.Status(ctx, &api.StatusRequest{})
+	s, err := d.Status(ctx, &api.StatusRequest{Verify: cmd.Bool("verify")})
 	if err := d.said(err); err != nil {
 		return err
 	}
@@ -46,6 +52,13 @@ func showStatus(ctx context.Context, cmd *cli.Command) error {
 	}
 	if s.Loader != nil {
 		fault = printLoader(w, s.Loader) || fault
+	}
+	for _, d := range s.Damages {
+		fmt.Fprintf(w, "namespace %s: %s\n", d.Namespace, d.Text)
+		fault = fault || !d.Mended
+	}
+	if cmd.Bool("verify") && len(s.Damages) == 0 {
+		fmt.Fprintln(w, "everything that is unpacked is as its layers are")
 	}
 	if fault {
 		return errFault

@@ -74,11 +74,13 @@ func (x ResolverStatus_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ResolverStatus_State.Descriptor instead.
 func (ResolverStatus_State) EnumDescriptor() ([]byte, []int) {
-	return file_berth_proto_rawDescGZIP(), []int{2, 0}
+	return file_berth_proto_rawDescGZIP(), []int{3, 0}
 }
 
 type StatusRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// verify compares everything that is unpacked with its layers first, and mends what is damaged. It reads all of it.
+	Verify        bool `protobuf:"varint,1,opt,name=verify,proto3" json:"verify,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -113,13 +115,22 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 	return file_berth_proto_rawDescGZIP(), []int{0}
 }
 
+func (x *StatusRequest) GetVerify() bool {
+	if x != nil {
+		return x.Verify
+	}
+	return false
+}
+
 type StatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// containerd is the version of containerd, berth that of Berth.
-	Containerd    string          `protobuf:"bytes,1,opt,name=containerd,proto3" json:"containerd,omitempty"`
-	Berth         string          `protobuf:"bytes,2,opt,name=berth,proto3" json:"berth,omitempty"`
-	Resolver      *ResolverStatus `protobuf:"bytes,3,opt,name=resolver,proto3" json:"resolver,omitempty"`
-	Loader        *LoaderStatus   `protobuf:"bytes,4,opt,name=loader,proto3" json:"loader,omitempty"`
+	Containerd string          `protobuf:"bytes,1,opt,name=containerd,proto3" json:"containerd,omitempty"`
+	Berth      string          `protobuf:"bytes,2,opt,name=berth,proto3" json:"berth,omitempty"`
+	Resolver   *ResolverStatus `protobuf:"bytes,3,opt,name=resolver,proto3" json:"resolver,omitempty"`
+	Loader     *LoaderStatus   `protobuf:"bytes,4,opt,name=loader,proto3" json:"loader,omitempty"`
+	// damages are what verify found.
+	Damages       []*Damage `protobuf:"bytes,5,rep,name=damages,proto3" json:"damages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -182,6 +193,74 @@ func (x *StatusResponse) GetLoader() *LoaderStatus {
 	return nil
 }
 
+func (x *StatusResponse) GetDamages() []*Damage {
+	if x != nil {
+		return x.Damages
+	}
+	return nil
+}
+
+// Damage is a layer that is not on the disk as it should be.
+type Damage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Mended        bool                   `protobuf:"varint,3,opt,name=mended,proto3" json:"mended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Damage) Reset() {
+	*x = Damage{}
+	mi := &file_berth_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Damage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Damage) ProtoMessage() {}
+
+func (x *Damage) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Damage.ProtoReflect.Descriptor instead.
+func (*Damage) Descriptor() ([]byte, []int) {
+	return file_berth_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Damage) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Damage) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Damage) GetMended() bool {
+	if x != nil {
+		return x.Mended
+	}
+	return false
+}
+
 // ResolverStatus is the configuration that pulls go by.
 type ResolverStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -206,7 +285,7 @@ type ResolverStatus struct {
 
 func (x *ResolverStatus) Reset() {
 	*x = ResolverStatus{}
-	mi := &file_berth_proto_msgTypes[2]
+	mi := &file_berth_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -218,7 +297,7 @@ func (x *ResolverStatus) String() string {
 func (*ResolverStatus) ProtoMessage() {}
 
 func (x *ResolverStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_proto_msgTypes[2]
+	mi := &file_berth_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -231,7 +310,7 @@ func (x *ResolverStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolverStatus.ProtoReflect.Descriptor instead.
 func (*ResolverStatus) Descriptor() ([]byte, []int) {
-	return file_berth_proto_rawDescGZIP(), []int{2}
+	return file_berth_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ResolverStatus) GetState() ResolverStatus_State {
@@ -313,7 +392,7 @@ type LoaderStatus struct {
 
 func (x *LoaderStatus) Reset() {
 	*x = LoaderStatus{}
-	mi := &file_berth_proto_msgTypes[3]
+	mi := &file_berth_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -325,7 +404,7 @@ func (x *LoaderStatus) String() string {
 func (*LoaderStatus) ProtoMessage() {}
 
 func (x *LoaderStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_proto_msgTypes[3]
+	mi := &file_berth_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -338,7 +417,7 @@ func (x *LoaderStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoaderStatus.ProtoReflect.Descriptor instead.
 func (*LoaderStatus) Descriptor() ([]byte, []int) {
-	return file_berth_proto_rawDescGZIP(), []int{3}
+	return file_berth_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LoaderStatus) GetPaths() []string {
@@ -385,7 +464,7 @@ type BundleStatus struct {
 
 func (x *BundleStatus) Reset() {
 	*x = BundleStatus{}
-	mi := &file_berth_proto_msgTypes[4]
+	mi := &file_berth_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -397,7 +476,7 @@ func (x *BundleStatus) String() string {
 func (*BundleStatus) ProtoMessage() {}
 
 func (x *BundleStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_proto_msgTypes[4]
+	mi := &file_berth_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -410,7 +489,7 @@ func (x *BundleStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BundleStatus.ProtoReflect.Descriptor instead.
 func (*BundleStatus) Descriptor() ([]byte, []int) {
-	return file_berth_proto_rawDescGZIP(), []int{4}
+	return file_berth_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *BundleStatus) GetPath() string {
@@ -467,7 +546,7 @@ type ImageStatus struct {
 
 func (x *ImageStatus) Reset() {
 	*x = ImageStatus{}
-	mi := &file_berth_proto_msgTypes[5]
+	mi := &file_berth_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +558,7 @@ func (x *ImageStatus) String() string {
 func (*ImageStatus) ProtoMessage() {}
 
 func (x *ImageStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_proto_msgTypes[5]
+	mi := &file_berth_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +571,7 @@ func (x *ImageStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageStatus.ProtoReflect.Descriptor instead.
 func (*ImageStatus) Descriptor() ([]byte, []int) {
-	return file_berth_proto_rawDescGZIP(), []int{5}
+	return file_berth_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ImageStatus) GetNames() []string {
@@ -554,7 +633,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_berth_proto_msgTypes[6]
+	mi := &file_berth_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -566,7 +645,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_proto_msgTypes[6]
+	mi := &file_berth_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -579,7 +658,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_berth_proto_rawDescGZIP(), []int{6}
+	return file_berth_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LoadRequest) GetPaths() []string {
@@ -600,7 +679,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_berth_proto_msgTypes[7]
+	mi := &file_berth_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +691,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_proto_msgTypes[7]
+	mi := &file_berth_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +704,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_berth_proto_rawDescGZIP(), []int{7}
+	return file_berth_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LoadResponse) GetBundles() []*BundleStatus {
@@ -650,7 +729,7 @@ type UnpinRequest struct {
 
 func (x *UnpinRequest) Reset() {
 	*x = UnpinRequest{}
-	mi := &file_berth_proto_msgTypes[8]
+	mi := &file_berth_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -662,7 +741,7 @@ func (x *UnpinRequest) String() string {
 func (*UnpinRequest) ProtoMessage() {}
 
 func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_proto_msgTypes[8]
+	mi := &file_berth_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -675,7 +754,7 @@ func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinRequest.ProtoReflect.Descriptor instead.
 func (*UnpinRequest) Descriptor() ([]byte, []int) {
-	return file_berth_proto_rawDescGZIP(), []int{8}
+	return file_berth_proto_rawDescGZIP(), []int{9}
 }
 
 type UnpinResponse struct {
@@ -688,7 +767,7 @@ type UnpinResponse struct {
 
 func (x *UnpinResponse) Reset() {
 	*x = UnpinResponse{}
-	mi := &file_berth_proto_msgTypes[9]
+	mi := &file_berth_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -700,7 +779,7 @@ func (x *UnpinResponse) String() string {
 func (*UnpinResponse) ProtoMessage() {}
 
 func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_proto_msgTypes[9]
+	mi := &file_berth_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -713,7 +792,7 @@ func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinResponse.ProtoReflect.Descriptor instead.
 func (*UnpinResponse) Descriptor() ([]byte, []int) {
-	return file_berth_proto_rawDescGZIP(), []int{9}
+	return file_berth_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UnpinResponse) GetImages() int64 {
@@ -727,15 +806,21 @@ var File_berth_proto protoreflect.FileDescriptor
 
 const file_berth_proto_rawDesc = "" +
 	"\n" +
-	"\vberth.proto\x12\bberth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
-	"\rStatusRequest\"\xac\x01\n" +
+	"\vberth.proto\x12\bberth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"'\n" +
+	"\rStatusRequest\x12\x16\n" +
+	"\x06verify\x18\x01 \x01(\bR\x06verify\"\xd8\x01\n" +
 	"\x0eStatusResponse\x12\x1e\n" +
 	"\n" +
 	"containerd\x18\x01 \x01(\tR\n" +
 	"containerd\x12\x14\n" +
 	"\x05berth\x18\x02 \x01(\tR\x05berth\x124\n" +
 	"\bresolver\x18\x03 \x01(\v2\x18.berth.v1.ResolverStatusR\bresolver\x12.\n" +
-	"\x06loader\x18\x04 \x01(\v2\x16.berth.v1.LoaderStatusR\x06loader\"\xed\x02\n" +
+	"\x06loader\x18\x04 \x01(\v2\x16.berth.v1.LoaderStatusR\x06loader\x12*\n" +
+	"\adamages\x18\x05 \x03(\v2\x10.berth.v1.DamageR\adamages\"R\n" +
+	"\x06Damage\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x16\n" +
+	"\x06mended\x18\x03 \x01(\bR\x06mended\"\xed\x02\n" +
 	"\x0eResolverStatus\x124\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1e.berth.v1.ResolverStatus.StateR\x05state\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
@@ -798,40 +883,42 @@ func file_berth_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_berth_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_berth_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_berth_proto_goTypes = []any{
 	(ResolverStatus_State)(0),     // 0: berth.v1.ResolverStatus.State
 	(*StatusRequest)(nil),         // 1: berth.v1.StatusRequest
 	(*StatusResponse)(nil),        // 2: berth.v1.StatusResponse
-	(*ResolverStatus)(nil),        // 3: berth.v1.ResolverStatus
-	(*LoaderStatus)(nil),          // 4: berth.v1.LoaderStatus
-	(*BundleStatus)(nil),          // 5: berth.v1.BundleStatus
-	(*ImageStatus)(nil),           // 6: berth.v1.ImageStatus
-	(*LoadRequest)(nil),           // 7: berth.v1.LoadRequest
-	(*LoadResponse)(nil),          // 8: berth.v1.LoadResponse
-	(*UnpinRequest)(nil),          // 9: berth.v1.UnpinRequest
-	(*UnpinResponse)(nil),         // 10: berth.v1.UnpinResponse
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*Damage)(nil),                // 3: berth.v1.Damage
+	(*ResolverStatus)(nil),        // 4: berth.v1.ResolverStatus
+	(*LoaderStatus)(nil),          // 5: berth.v1.LoaderStatus
+	(*BundleStatus)(nil),          // 6: berth.v1.BundleStatus
+	(*ImageStatus)(nil),           // 7: berth.v1.ImageStatus
+	(*LoadRequest)(nil),           // 8: berth.v1.LoadRequest
+	(*LoadResponse)(nil),          // 9: berth.v1.LoadResponse
+	(*UnpinRequest)(nil),          // 10: berth.v1.UnpinRequest
+	(*UnpinResponse)(nil),         // 11: berth.v1.UnpinResponse
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_berth_proto_depIdxs = []int32{
-	3,  // 0: berth.v1.StatusResponse.resolver:type_name -> berth.v1.ResolverStatus
-	4,  // 1: berth.v1.StatusResponse.loader:type_name -> berth.v1.LoaderStatus
-	0,  // 2: berth.v1.ResolverStatus.state:type_name -> berth.v1.ResolverStatus.State
-	11, // 3: berth.v1.ResolverStatus.since:type_name -> google.protobuf.Timestamp
-	5,  // 4: berth.v1.LoaderStatus.bundles:type_name -> berth.v1.BundleStatus
-	6,  // 5: berth.v1.BundleStatus.images:type_name -> berth.v1.ImageStatus
-	5,  // 6: berth.v1.LoadResponse.bundles:type_name -> berth.v1.BundleStatus
-	1,  // 7: berth.v1.Berth.Status:input_type -> berth.v1.StatusRequest
-	7,  // 8: berth.v1.Berth.Load:input_type -> berth.v1.LoadRequest
-	9,  // 9: berth.v1.Berth.Unpin:input_type -> berth.v1.UnpinRequest
-	2,  // 10: berth.v1.Berth.Status:output_type -> berth.v1.StatusResponse
-	8,  // 11: berth.v1.Berth.Load:output_type -> berth.v1.LoadResponse
-	10, // 12: berth.v1.Berth.Unpin:output_type -> berth.v1.UnpinResponse
-	10, // [10:13] is the sub-list for method output_type
-	7,  // [7:10] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	4,  // 0: berth.v1.StatusResponse.resolver:type_name -> berth.v1.ResolverStatus
+	5,  // 1: berth.v1.StatusResponse.loader:type_name -> berth.v1.LoaderStatus
+	3,  // 2: berth.v1.StatusResponse.damages:type_name -> berth.v1.Damage
+	0,  // 3: berth.v1.ResolverStatus.state:type_name -> berth.v1.ResolverStatus.State
+	12, // 4: berth.v1.ResolverStatus.since:type_name -> google.protobuf.Timestamp
+	6,  // 5: berth.v1.LoaderStatus.bundles:type_name -> berth.v1.BundleStatus
+	7,  // 6: berth.v1.BundleStatus.images:type_name -> berth.v1.ImageStatus
+	6,  // 7: berth.v1.LoadResponse.bundles:type_name -> berth.v1.BundleStatus
+	1,  // 8: berth.v1.Berth.Status:input_type -> berth.v1.StatusRequest
+	8,  // 9: berth.v1.Berth.Load:input_type -> berth.v1.LoadRequest
+	10, // 10: berth.v1.Berth.Unpin:input_type -> berth.v1.UnpinRequest
+	2,  // 11: berth.v1.Berth.Status:output_type -> berth.v1.StatusResponse
+	9,  // 12: berth.v1.Berth.Load:output_type -> berth.v1.LoadResponse
+	11, // 13: berth.v1.Berth.Unpin:output_type -> berth.v1.UnpinResponse
+	11, // [11:14] is the sub-list for method output_type
+	8,  // [8:11] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_berth_proto_init() }
@@ -845,7 +932,7 @@ func file_berth_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_proto_rawDesc), len(file_berth_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -36,32 +36,29 @@ func Paths(ctx context.Context, paths ...string) <-chan struct{} {
 		go poll(ctx, changes)
 		return changes
 	}
-	raw := make(chan struct{}, 1)
-	go mounts(ctx, raw)
+	mounted := make(chan struct{}, 1)
+	go mounts(ctx, mounted)
 	go func() {
 		defer w.Close()
-		watched := map[string]bool{}
+		f := follower{w, paths, map[string]unix.Stat_t{}}
+		f.follow()
 		for {
-			follow(w, watched, paths)
 			select {
 			case <-ctx.Done():
 				return
-			case _, ok := <-w.Events:
-				if !ok {
-					return
-				}
+			case <-w.Events:
+				f.follow()
 			case err := <-w.Errors: // events may have been lost
 				log.G(ctx).WithError(err).Debug("watch files")
-			case <-raw:
-				for dir := range watched { // what is mounted there now is another directory
-					_ = w.Remove(dir)
+			case <-mounted:
+				if !f.follow() {
+					continue // elsewhere
 				}
-				clear(watched)
 			}
-			follow(w, watched, paths)
-			if !settle(ctx, w, raw) {
+			if !settle(ctx, w) {
 				return
 			}
+			f.follow()
 			tell(changes)
 		}
 	}()
@@ -86,29 +83,46 @@ func poll(ctx context.Context, changes chan<- struct{}) {
 	}
 }
 
-// follow watches the directories of paths, or where one is absent, the closest one above it.
-func follow(w *fsnotify.Watcher, watched map[string]bool, paths []string) {
-	wanted := map[string]bool{}
-	for _, path := range paths {
-		for _, dir := range []string{path, filepath.Dir(path)} {
-			wanted[existing(dir)] = true
-		}
+// follower watches the directories of paths, or where one is absent, the closest one above it.
+type follower struct {
+	watcher *fsnotify.Watcher
+	paths   []string
+	watched map[string]unix.Stat_t // by the name that they are reached by
+}
+
+// follow watches what is there now. It reports whether a directory appeared, went, or is another of that name.
+func (f *follower) follow() (changed bool) {
+	wanted := map[string]unix.Stat_t{}
+	for _, path := range f.paths {
+		dirs := []string{path, filepath.Dir(path)}
 		if target, err := filepath.EvalSymlinks(path); err == nil && target != path {
-			wanted[existing(target)] = true
-			wanted[filepath.Dir(target)] = true
+			dirs = append(dirs, target, filepath.Dir(target))
+		}
+		for _, dir := range dirs {
+			dir = existing(dir)
+			var stat unix.Stat_t
+			if unix.Stat(dir, &stat) == nil {
+				wanted[dir] = stat
+			}
 		}
 	}
-	for dir := range watched {
-		if !wanted[dir] {
-			_ = w.Remove(dir)
-			delete(watched, dir)
+	for dir, was := range f.watched {
+		if is, ok := wanted[dir]; !ok || is.Dev != was.Dev || is.Ino != was.Ino {
+			_ = f.watcher.Remove(dir)
+			delete(f.watched, dir)
+			changed = true
 		}
 	}
-	for dir := range wanted {
-		if err := w.Add(dir); err == nil { // again, too: it may be another directory of that name
-			watched[dir] = true
+	for dir, is := range wanted {
+		if _, ok := f.watched[dir]; ok {
+			continue
+		}
+		if f.watcher.Add(dir) == nil {
+			f.watched[dir] = is
+			changed = true
 		}
 	}
+	return changed
 }
 
 // existing returns path, or the closest directory above it that is there.
@@ -123,7 +137,7 @@ func existing(path string) string {
 }
 
 // settle waits until nothing happens any more. It reports whether ctx still runs.
-func settle(ctx context.Context, w *fsnotify.Watcher, raw <-chan struct{}) bool {
+func settle(ctx context.Context, w *fsnotify.Watcher) bool {
 	limit := time.After(10 * quiet)
 	for {
 		select {
@@ -132,7 +146,6 @@ func settle(ctx context.Context, w *fsnotify.Watcher, raw <-chan struct{}) bool 
 		case <-w.Events:
 		case err := <-w.Errors:
 			log.G(ctx).WithError(err).Debug("watch files")
-		case <-raw:
 		case <-limit: // something happens all the time
 			return true
 		case <-time.After(quiet):

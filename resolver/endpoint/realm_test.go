@@ -33,7 +33,7 @@ func TestRealmRefused(t *testing.T) {
 		{"IPv4 in IPv6", "https://[::ffff:127.0.0.1]:" + port + "/token", "an address that is not the registry's"},
 		{"IPv6 with a zone", "https://[fe80::1%25lo]:" + port + "/token", "an address that is not the registry's"},
 		{"public address", "https://192.0.2.1/token", "an address that is not the registry's"},
-		{"name of loopback", "https://localhost:" + port + "/token", "resolves to the local address"},
+		{"name of loopback, listed at another port", "https://localhost:" + port + "/token", "resolves to the local address"},
 		{"file", "file:///etc/passwd", "not a URL"},
 		{"other scheme", "ftp://127.0.0.1/token", "neither http nor https"},
 		{"username", "https://user:word@127.0.0.1:" + port + "/token", "it has a username"},
@@ -45,7 +45,9 @@ func TestRealmRefused(t *testing.T) {
 			tokens := registrytest.NewTokens(user, password)
 			tokens.Realm = tt.realm
 			server := registrytest.Serve(t, authority.Server(t), tokens.Protect(registrytest.Registry{Image: image}))
-			e := newEndpoint(t, server.Host, login(), trusting(authority))
+			opts := trusting(authority)
+			opts.TokenRealms = []string{"localhost:1"}
+			e := newEndpoint(t, server.Host, login(), opts)
 			err := pull(t.Context(), e, "app", image)
 			wantError(t, err, "token realm", "refused for "+server.Host, tt.want)
 			if strings.Contains(err.Error(), "word") {

@@ -55,8 +55,9 @@ func (b *guardedBody) Read(p []byte) (int, error) {
 	b.guard.timer.Reset(b.guard.timeout)
 	n, err := b.ReadCloser.Read(p)
 	b.guard.stop()
-	if err != nil && !errors.Is(err, io.EOF) {
+	if err != nil {
 		err = cutShort(err)
+		// Also at an EOF: the server may see that it is left, and end its answer in good order, before this side is closed.
 		if s := stalled(b.guard.ctx, b.guard.host, b.guard.timeout); s != nil {
 			err = s
 		}

@@ -1,0 +1,104 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration_test
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berth-edge/berth/integration/binaries"
+	"github.com/berth-edge/berth/integration/daemon"
+	"github.com/berth-edge/berth/integration/image"
+)
+
+// REL-05, L16: what a power cut under stock left of unpacked files is found, and unpacked again from layers that are whole.
+func TestDamagedSnapshots(t *testing.T) {
+	img := image.New(image.Config{Layers: []image.Layer{
+		image.NewLayer(image.Random("usr/lib/low", 1, 60000), image.File{Path: "etc/empty"}),
+		image.NewLayer(image.Random("usr/lib/high", 2, 60000), image.File{Path: "usr/lib/link", Mode: fs.ModeSymlink, Data: []byte("high")}),
+	}})
+	const name = "registry.k8s.io/damaged:1"
+	archive := image.Tar(image.OCI([]image.Named{img.Name(name)}))
+
+	t.Run("by stock, of an image that no bundle has", func(t *testing.T) {
+		l := newLoading(t, "", daemon.Options{Root: shortDir(t)})
+		stock := daemon.Start(t, daemon.Options{Binary: binaries.Path(t, binaries.Stock), Root: l.Root})
+		stock.Ctr(t, "-n", "other", "images", "import", image.WriteFile(t, filepath.Join(t.TempDir(), "a.tar"), archive))
+		stock.Stop(t)
+		zero(t, l.Root, "usr/lib/high", func(path string) error { return os.Truncate(path, 30000) }) // short, not empty
+		l.start(t)
+		within(t, time.Minute, "line of the mending", func() bool { return len(l.Log.Lines("unpacked again", name)) == 1 })
+		if err := img.Compare(l.Rootfs(t, "other", name)); err != nil {
+			t.Error(err)
+		}
+		// What was compared once is known to be synced, and is not read again.
+		l.restart(t)
+		if lines := l.Log.Lines("unpacked again"); len(lines) != 1 {
+			t.Errorf("got %q, want one line", lines)
+		}
+	})
+
+	t.Run("by hand, of an image of a bundle, and the daemon was killed", func(t *testing.T) {
+		l := newLoading(t, "", daemon.Options{})
+		image.WriteFile(t, filepath.Join(l.folder, "a.tar"), archive)
+		l.start(t)
+		l.Kill()
+		zero(t, l.Root, "usr/lib/low", func(path string) error { return os.Truncate(path, 0) })
+		l.start(t)
+		if out, good := l.status(t); !good || !strings.Contains(out, name+" "+img.Digest.String()+": repaired") {
+			t.Errorf("got status\n%s", out)
+		}
+		if err := img.Compare(l.Rootfs(t, "k8s.io", name)); err != nil {
+			t.Error(err)
+		}
+	})
+
+	t.Run("with zeros of the same size, found by status --verify", func(t *testing.T) {
+		l := newLoading(t, "", daemon.Options{})
+		image.WriteFile(t, filepath.Join(l.folder, "a.tar"), archive)
+		l.start(t)
+		zero(t, l.Root, "usr/lib/high", func(path string) error { return os.WriteFile(path, make([]byte, 60000), 0o644) })
+		out, errs, code := berth(t, "status", "--verify", "--address", l.Address)
+		want := fmt.Sprintf("namespace k8s.io: image %s: layer %s had 1 damaged files, such as usr/lib/high; they were unpacked again\n", name, img.Layers[1].Digest)
+		if code != 0 || !strings.HasSuffix(out, want) {
+			t.Errorf("got status %d\n%s%s\nwant at its end\n%s", code, out, errs, want)
+		}
+		if err := img.Compare(l.Rootfs(t, "k8s.io", name)); err != nil {
+			t.Error(err)
+		}
+		if out, _, _ := berth(t, "status", "--verify", "--address", l.Address); !strings.HasSuffix(out, "everything that is unpacked is as its layers are\n") {
+			t.Errorf("got\n%s", out)
+		}
+	})
+}
+
+// zero damages every file of overlay snapshots that has a path.
+func zero(t testing.TB, root, path string, damage func(string) error) {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(root, "io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs", path))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("got no %s below %s %v", path, root, err)
+	}
+	for _, file := range found {
+		if err := damage(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// shortDir is a directory without what an overlay's options take for their own.
+func shortDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "berth")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}

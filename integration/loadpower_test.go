@@ -1,0 +1,141 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration_test
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+
+	"github.com/berth-edge/berth/integration/binaries"
+	"github.com/berth-edge/berth/integration/daemon"
+)
+
+// TestLoadPowerCutAfter cuts power the moment that the log says that bundles are loaded (REL-03, L3). Nothing is asked of
+// containerd in between, and nobody syncs.
+func TestLoadPowerCutAfter(t *testing.T) {
+	daemon.RequireRoot(t)
+	t.Parallel()
+	p := newLoadPowered(t, binaries.Path(t, binaries.Containerd))
+	p.start(t)
+	p.waitLoaded(t)
+	p.lose(t, true)
+	p.start(t)
+	p.waitLoaded(t)
+	p.wantWhole(t)
+	p.wantNothingMended(t)
+}
+
+// TestLoadPowerCutDamages is the proof that the tests of this file can fail: without the one line that makes unpacked layers
+// durable, the next start finds empty files.
+func TestLoadPowerCutDamages(t *testing.T) {
+	daemon.RequireRoot(t)
+	t.Parallel()
+	p := newLoadPowered(t, binaries.Edited(t, binaries.Containerd, "plugin/differ.go", "return syncedDiffer{d}, nil", "return d, nil"))
+	p.start(t)
+	p.waitLoaded(t)
+	p.lose(t, true)
+	p.start(t)
+	p.waitLoaded(t)
+	if lines := p.mended(); len(lines) == 0 {
+		t.Errorf("got no line of damage, want some:\n%s", p.daemon.Log.Tail(30))
+	}
+	p.wantWhole(t) // since the loader mends what it finds
+}
+
+// TestLoadPowerCutAnywhere cuts power at random moments during and after a load, again and again on one disk (REL-04, L2).
+func TestLoadPowerCutAnywhere(t *testing.T) {
+	daemon.RequireRoot(t)
+	t.Parallel()
+	newLoadPowered(t, binaries.Path(t, binaries.Containerd)).loseOften(t, true)
+}
+
+// TestLoadKillAnywhere is TestLoadPowerCutAnywhere with SIGKILL in place of the cut (REL-17, L1).
+func TestLoadKillAnywhere(t *testing.T) {
+	daemon.RequireRoot(t)
+	t.Parallel()
+	newLoadPowered(t, binaries.Path(t, binaries.Containerd)).loseOften(t, false)
+}
+
+func (p *loadPowered) loseOften(t *testing.T, cutPower bool) {
+	t.Logf("to repeat: -power.rounds=%d -power.seed=%d", *powerRounds, *powerSeed)
+	random := rand.New(rand.NewPCG(*powerSeed, 1))
+	begin := time.Now()
+	p.start(t)
+	p.waitLoaded(t)
+	span := min(time.Since(begin), 1500*time.Millisecond) // the next ones have less to do
+	p.wantWhole(t)
+	early := 0
+	for round := range *powerRounds {
+		p.removeSome(t, random)
+		if random.IntN(2) == 0 {
+			p.daemon.Stop(t)
+		} else {
+			p.daemon.Kill()
+		}
+		p.start(t)
+		wait := time.Duration(random.Int64N(int64(span)))
+		time.Sleep(wait)
+		if p.rounds() == p.started {
+			early++
+		}
+		p.lose(t, cutPower)
+		p.start(t)
+		ctx := namespaces.WithNamespace(t.Context(), string(laneCRI))
+		if left, err := p.daemon.Client().LeasesService().List(ctx); err != nil || len(left) > 1 {
+			t.Errorf("round %d, after %s: got leases %v %v, want one at most", round, wait, left, err)
+		}
+		p.waitLoaded(t)
+		p.wantWhole(t)
+		p.wantNothingMended(t)
+		if t.Failed() {
+			t.Fatalf("round %d, after %s", round, wait)
+		}
+	}
+	t.Logf("%d of %d rounds ended during a load", early, *powerRounds)
+	p.wantNoMoreDisk(t)
+}
+
+// removeSome removes records of images, some of them all, and with or without what they kept.
+func (p *loadPowered) removeSome(t *testing.T, random *rand.Rand) {
+	t.Helper()
+	ctx := namespaces.WithNamespace(t.Context(), string(laneCRI))
+	store := p.daemon.Client().ImageService()
+	list, err := store.List(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, all := list[random.IntN(len(list))].Target.Digest, random.IntN(2) == 0
+	for _, i := range list {
+		if !all && i.Target.Digest != one && random.IntN(3) != 0 {
+			continue
+		}
+		if err := store.Delete(ctx, i.Name); err != nil && !errdefs.IsNotFound(err) {
+			t.Error(err)
+		}
+	}
+	if random.IntN(2) == 0 {
+		p.collect(t)
+	}
+}
+
+// wantNoMoreDisk checks that the disk is used as if everything had been loaded once, without any accident.
+func (p *loadPowered) wantNoMoreDisk(t *testing.T) {
+	t.Helper()
+	p.collect(t)
+	got := p.used(t)
+	p.daemon.Stop(t)
+	p.daemon, p.root = nil, "clean"
+	p.start(t)
+	p.waitLoaded(t)
+	p.collect(t)
+	want := p.used(t)
+	t.Logf("used %d KiB of disk, %.3f of a clean load", got>>10, float64(got)/float64(want))
+	if float64(got) > 1.05*float64(want) {
+		t.Errorf("got %d bytes of disk used, want at most 1.05 of the %d of a clean load", got, want)
+	}
+}

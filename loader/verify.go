@@ -1,0 +1,200 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-edge/berth/loader/unpacked"
+)
+
+// Damage is a layer that is not on the disk as it should be.
+type Damage struct {
+	Namespace, Image string
+	Layer            digest.Digest
+	Files            []string // that are damaged, by their paths in the layer
+	Mended           bool
+	Err              error // why it could not be looked at, or not be mended
+}
+
+func (d Damage) String() string {
+	switch {
+	case d.Err != nil && len(d.Files) == 0:
+		return fmt.Sprintf("image %s: layer %s cannot be verified: %v", d.Image, d.Layer, d.Err)
+	case d.Mended:
+		return fmt.Sprintf("image %s: layer %s had %d damaged files, such as %s; they were unpacked again", d.Image, d.Layer, len(d.Files), d.Files[0])
+	}
+	return fmt.Sprintf("image %s: layer %s has %d damaged files, such as %s: %v", d.Image, d.Layer, len(d.Files), d.Files[0], d.Err)
+}
+
+// Verify compares what is unpacked of every image of every namespace with its layers, and mends what is damaged. Unless all is
+// asked for, a layer that was synced is only compared if something about it is suspicious.
+func (l *Loader) Verify(ctx context.Context, all bool) (_ []Damage, err error) {
+	l.verifying.Lock()
+	defer l.verifying.Unlock()
+	defer l.recovered(ctx, func(panicked error) { err = panicked })
+	spaces, err := l.Namespaces(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list namespaces: %w", err)
+	}
+	v := &verification{loader: l, all: all, seen: map[string]bool{}}
+	for _, namespace := range spaces {
+		ctx := namespaces.WithNamespace(ctx, namespace)
+		list, err := l.Images.List(ctx)
+		if err != nil {
+			return v.found, fmt.Errorf("list images: %w", err)
+		}
+		for _, image := range list {
+			if err := ctx.Err(); err != nil {
+				return v.found, err
+			}
+			v.image(ctx, namespace, image)
+		}
+	}
+	return v.found, nil
+}
+
+// verification is one look at everything that is unpacked.
+type verification struct {
+	loader *Loader
+	all    bool
+	seen   map[string]bool // chains that were looked at
+	found  []Damage
+}
+
+func (v *verification) image(ctx context.Context, namespace string, image images.Image) {
+	manifest, err := images.Manifest(ctx, v.loader.Content, image.Target, v.loader.platform)
+	if err != nil {
+		return // not an image for this machine, or not whole: that is another matter
+	}
+	text, err := content.ReadBlob(ctx, v.loader.Content, manifest.Config)
+	var config ocispec.Image
+	if err != nil || json.Unmarshal(text, &config) != nil || len(config.RootFS.DiffIDs) != len(manifest.Layers) || len(manifest.Layers) == 0 {
+		return
+	}
+	chains := identity.ChainIDs(append([]digest.Digest(nil), config.RootFS.DiffIDs...))
+	top := chains[len(chains)-1].String()
+	if v.seen[top] {
+		return
+	}
+	dirs, err := unpacked.Directories(ctx, v.loader.Snapshots, top)
+	if err != nil || len(dirs) != len(chains) {
+		return // not unpacked, or by a snapshotter that cannot be looked into
+	}
+	for i, layer := range manifest.Layers {
+		if v.seen[chains[i].String()] {
+			continue
+		}
+		v.seen[chains[i].String()] = true
+		d, bad := v.loader.verifyLayer(ctx, dirs[i], layer, v.all)
+		if !bad {
+			continue
+		}
+		if _, err := v.loader.Snapshots.Stat(ctx, chains[i].String()); errdefs.IsNotFound(err) {
+			return // it was removed meanwhile
+		}
+		d.Namespace, d.Image = namespace, image.Name
+		v.found = append(v.found, d)
+		said := log.G(ctx).WithField("namespace", namespace)
+		if d.Mended {
+			said.Warn(d)
+		} else {
+			said.Error(d)
+		}
+	}
+}
+
+// verifyLayer looks at one layer's directory. It reports whether there is anything to say of it.
+func (l *Loader) verifyLayer(ctx context.Context, dir string, layer ocispec.Descriptor, all bool) (d Damage, bad bool) {
+	d.Layer = layer.Digest
+	marked := unpacked.Marked(dir)
+	if marked && !all {
+		suspicious, err := unpacked.Suspicious(dir)
+		if err == nil && !suspicious {
+			return d, false
+		}
+	}
+	err := l.readLayer(ctx, layer, func(r io.Reader) (err error) {
+		d.Files, err = unpacked.Damaged(dir, r)
+		return err
+	})
+	if err != nil {
+		d.Err = err
+		return d, true
+	}
+	if len(d.Files) == 0 {
+		if !marked {
+			d.Err = unpacked.Sync(dir) // what was compared may be in memory alone
+		}
+		return d, d.Err != nil
+	}
+	d.Err = l.readLayer(ctx, layer, func(r io.Reader) error { return unpacked.Mend(ctx, dir, r, d.Files) })
+	d.Mended = d.Err == nil
+	return d, true
+}
+
+// readLayer reads a layer from the content store, or from a bundle that has it.
+func (l *Loader) readLayer(ctx context.Context, layer ocispec.Descriptor, f func(io.Reader) error) error {
+	if whole, err := l.isWhole(ctx, layer); err == nil && whole {
+		ra, err := l.Content.ReaderAt(ctx, layer)
+		if err != nil {
+			return err
+		}
+		defer ra.Close()
+		return f(content.NewReader(ra))
+	}
+	b, ok := l.catalog.withBlob(layer.Digest)
+	if !ok {
+		return fmt.Errorf("its compressed layer is not kept, and in no bundle; remove the image and pull it again: %w", errdefs.ErrNotFound)
+	}
+	r, err := b.Fetch(ctx, layer)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return f(r)
+}
+
+// verifyImage verifies a bundle's image before it is said to be there.
+func (l *Loader) verifyImage(ctx context.Context, image *Image) (mended bool, err error) {
+	c := image.contents
+	if len(c.layers) == 0 {
+		return false, nil
+	}
+	dirs, err := unpacked.Directories(ctx, l.Snapshots, c.chainID())
+	if errdefs.IsNotImplemented(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("verify what is unpacked: %w", err)
+	}
+	for i, layer := range c.layers {
+		if i >= len(dirs) {
+			break
+		}
+		d, bad := l.verifyLayer(ctx, dirs[i], layer, false)
+		d.Image = image.Names[0]
+		if !bad {
+			continue
+		}
+		if d.Err != nil {
+			return mended, fmt.Errorf("%s", d)
+		}
+		log.G(ctx).WithField("bundle", image.Bundle.Path()).Warn(d)
+		mended = true
+	}
+	return mended, nil
+}

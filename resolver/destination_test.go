@@ -1,0 +1,137 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package resolver_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/transfer"
+	"github.com/containerd/containerd/v2/core/transfer/image"
+	"github.com/containerd/containerd/v2/core/transfer/registry"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/berth-edge/berth/resolver"
+	"github.com/berth-edge/berth/resolver/registrytest"
+)
+
+// pullTo pulls ref in a namespace to a destination that the client chose.
+func (n *node) pullTo(ctx context.Context, namespace, ref string, to *image.Store, opts ...transfer.Opt) error {
+	ctx = namespaces.WithNamespace(ctx, namespace)
+	src, err := registry.NewOCIRegistry(ctx, ref)
+	if err != nil {
+		return err
+	}
+	return n.Transfer(ctx, src, to, opts...)
+}
+
+// CRI's setting to discard layers is about what CRI unpacks. Whatever else was pulled survives garbage collection whole,
+// with the snapshots that were made of it.
+func TestDiscardLayers(t *testing.T) {
+	t.Parallel()
+	content := registrytest.NewImage("discard", 4<<10)
+	s := serve(t, registrytest.Registry{Image: content})
+	plain := registrytest.Serve(t, nil, registrytest.Registry{Image: content})
+	unpack := image.WithUnpack(platforms.DefaultSpec(), "native")
+	for _, tt := range []struct {
+		name, config, ref, namespace string
+		opts                         []image.StoreOpt
+		discard                      func() bool
+		want                         bool // the layer is discarded
+	}{
+		{"of CRI", s.registry() + from(s), ref, "k8s.io", []image.StoreOpt{unpack}, func() bool { return true }, true},
+		{"of CRI, not configured", "", plain.Host + "/org/app:1", "k8s.io", []image.StoreOpt{unpack}, func() bool { return true }, true},
+		{"of CRI, not set", s.registry() + from(s), ref, "k8s.io", []image.StoreOpt{unpack}, func() bool { return false }, false},
+		{"of CRI, not known", s.registry() + from(s), ref, "k8s.io", []image.StoreOpt{unpack}, nil, false},
+		{"not of CRI", s.registry() + from(s), ref, "test", []image.StoreOpt{unpack}, func() bool { return true }, false},
+		{"not unpacked", s.registry() + from(s), ref, "k8s.io", nil, func() bool { return true }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, tt.config)
+			n.DiscardLayers = tt.discard
+			if err := n.pullTo(t.Context(), tt.namespace, tt.ref, image.NewStore(tt.ref, tt.opts...)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := n.db.GarbageCollect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			ctx := namespaces.WithNamespace(t.Context(), tt.namespace)
+			for _, blob := range []struct {
+				name string
+				text []byte
+				gone bool
+			}{{"manifest", content.Manifest, false}, {"config", content.Config, false}, {"layer", content.Layer, tt.want}} {
+				_, err := n.Content.Info(ctx, digest.FromBytes(blob.text))
+				if gone := errdefs.IsNotFound(err); gone != blob.gone || err != nil && !gone {
+					t.Errorf("got the %s gone %t (%v), want %t", blob.name, gone, err, blob.gone)
+				}
+			}
+			made := 0
+			if err := n.db.Snapshotter("native").Walk(ctx, func(context.Context, snapshots.Info) error { made++; return nil }); err != nil {
+				t.Fatal(err)
+			}
+			if want := len(tt.opts); made != want {
+				t.Errorf("got %d snapshots, want %d", made, want)
+			}
+		})
+	}
+}
+
+// An image that is pulled again says where it came from last, and keeps the labels that the client wants on it.
+func TestLabelsOfAnImageThatIsThere(t *testing.T) {
+	t.Parallel()
+	content := registrytest.NewImage("again", 4<<10)
+	first, second := serve(t, registrytest.Registry{Image: content}), serve(t, registrytest.Registry{Image: content})
+	n := newNode(t, first.registry()+second.registry()+from(first, second))
+	to := func() *image.Store {
+		return image.NewStore(ref, image.WithImageLabels(map[string]string{"client": "mine", resolver.LabelRule: "not ours"}))
+	}
+	for _, want := range []string{first.Host, second.Host} {
+		if err := n.pullTo(t.Context(), "test", ref, to()); err != nil {
+			t.Fatal(err)
+		}
+		got := n.wantImage(t, ref, content).Labels
+		if got[resolver.LabelSource] != want || got[resolver.LabelRule] != "quay.io" || got["client"] != "mine" {
+			t.Errorf("got labels %v, want those of %s beside the client's", got, want)
+		}
+		first.Close()
+	}
+}
+
+// What a client asked of the transfer, it gets: progress, with the image's own name.
+func TestProgress(t *testing.T) {
+	t.Parallel()
+	s := serve(t, registrytest.Registry{Image: registrytest.NewImage("progress", 4<<10)})
+	plain := registrytest.Serve(t, nil, registrytest.Registry{Image: registrytest.NewImage("progress", 4<<10)})
+	for _, tt := range []struct{ name, config, ref, at string }{
+		{"configured", s.registry() + from(s), ref, s.Host + "/mirror/org/app:1"},
+		{"not configured", "", plain.Host + "/org/app:1", plain.Host + "/org/app:1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			n := newNode(t, tt.config)
+			var mu sync.Mutex
+			seen := map[string]string{} // what happened, and to what
+			note := func(p transfer.Progress) {
+				mu.Lock()
+				defer mu.Unlock()
+				seen[p.Event] = p.Name
+			}
+			if err := n.pullTo(t.Context(), "test", tt.ref, image.NewStore(tt.ref), transfer.WithProgress(note)); err != nil {
+				t.Fatal(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if _, ok := seen["Pulling from OCI Registry ("+tt.at+")"]; !ok || seen["saved"] != tt.ref {
+				t.Errorf("got %v, want it pulled from %s and saved as %s", seen, tt.at, tt.ref)
+			}
+		})
+	}
+}
