@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/containerd/v2/core/transfer/image"
 	"github.com/containerd/containerd/v2/core/transfer/registry"
 	"github.com/containerd/containerd/v2/pkg/imageverifier"
@@ -33,12 +34,13 @@ import (
 // verifier notes what it is asked, and judges.
 type verifier struct {
 	ok    bool
+	err   error
 	names []string
 }
 
 func (v *verifier) VerifyImage(_ context.Context, name string, _ ocispec.Descriptor) (*imageverifier.Judgement, error) {
 	v.names = append(v.names, name)
-	return &imageverifier.Judgement{OK: v.ok, Reason: "reason of the test"}, nil
+	return &imageverifier.Judgement{OK: v.ok, Reason: "reason of the test"}, v.err
 }
 
 // SEC-30: only where the bytes come from changes: the image, its labels and what a verifier sees have its own name.
@@ -249,6 +251,42 @@ func TestRefused(t *testing.T) {
 		t.Errorf("got %d connections, want 0", got)
 	}
 	n.wantNothing(t)
+}
+
+// through is a transfer service that notes what it is given.
+type through struct{ src, dst any }
+
+func (s *through) Transfer(_ context.Context, src, dst any, _ ...transfer.Opt) error {
+	s.src, s.dst = src, dst
+	return errThrough
+}
+
+var errThrough = errors.New("the error of the service")
+
+// What is no pull passes through as it is, also where there are no routes.
+func TestOtherTransfersPassThrough(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "")
+	n.Routes = func(context.Context) (*resolver.Routes, error) { return nil, errors.New("not to be asked for") }
+	client, err := registry.NewOCIRegistry(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name     string
+		src, dst any
+	}{
+		{"push", image.NewStore(ref), client},
+		{"tag", image.NewStore(ref), image.NewStore("quay.io/org/app:2")},
+		{"of a registry, to what stores no image", client, new(int)},
+		{"of no registry", new(int), image.NewStore(ref)},
+	} {
+		inner := &through{}
+		n.Inner = inner
+		if err := n.Transfer(t.Context(), tt.src, tt.dst); !errors.Is(err, errThrough) || inner.src != tt.src || inner.dst != tt.dst {
+			t.Errorf("%s: got %v from %v to %v, want it passed through", tt.name, err, inner.src, inner.dst)
+		}
+	}
 }
 
 // A source that is no registry is refused where there are rules, since it would go past them, and there alone.
