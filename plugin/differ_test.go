@@ -62,6 +62,7 @@ func mountAt(t *testing.T, m mount.Mount) (dir string) {
 	t.Cleanup(func() {
 		if err := mount.UnmountAll(dir, 0); err != nil {
 			t.Error(err)
+			_ = mount.UnmountAll(dir, unix.MNT_DETACH) // or it would outlive the test
 		}
 	})
 	return dir
