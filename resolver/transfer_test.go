@@ -263,7 +263,7 @@ func (s *through) Transfer(_ context.Context, src, dst any, _ ...transfer.Opt) e
 
 var errThrough = errors.New("the error of the service")
 
-// What is no pull passes through as it is, also where there are no routes.
+// What is no pull passes through, also where there are no routes. Only what stores an image is wrapped.
 func TestOtherTransfersPassThrough(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, "")
@@ -275,16 +275,20 @@ func TestOtherTransfersPassThrough(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		src, dst any
+		wrapped  bool
 	}{
-		{"push", image.NewStore(ref), client},
-		{"tag", image.NewStore(ref), image.NewStore("quay.io/org/app:2")},
-		{"of a registry, to what stores no image", client, new(int)},
-		{"of no registry", new(int), image.NewStore(ref)},
+		{"push", image.NewStore(ref), client, false},
+		{"tag", image.NewStore(ref), image.NewStore("quay.io/org/app:2"), true},
+		{"of a registry, to what stores no image", client, new(int), false},
+		{"import", new(int), image.NewStore(ref), true},
 	} {
 		inner := &through{}
 		n.Inner = inner
-		if err := n.Transfer(t.Context(), tt.src, tt.dst); !errors.Is(err, errThrough) || inner.src != tt.src || inner.dst != tt.dst {
+		if err := n.Transfer(t.Context(), tt.src, tt.dst); !errors.Is(err, errThrough) || inner.src != tt.src || inner.dst != tt.dst != tt.wrapped {
 			t.Errorf("%s: got %v from %v to %v, want it passed through", tt.name, err, inner.src, inner.dst)
+		}
+		if _, unpacks := inner.dst.(transfer.ImageUnpacker); tt.wrapped && !unpacks {
+			t.Errorf("%s: got %T, want what is wrapped to unpack still", tt.name, inner.dst)
 		}
 	}
 }
