@@ -190,6 +190,14 @@ func (l *Loader) fetchAll(ctx context.Context, e *entry, images []*Image) []*Ima
 			image.supplied = true
 			lacking[image] = nil
 		}
+		all.snapshot = all.snapshot || k.snapshot
+	}
+	if len(wanted) > 0 {
+		if err := l.fetchWanted(ctx, e, all, wanted); err != nil {
+			for image := range lacking {
+				lacking[image] = err
+			}
+		}
 	}
 	return slices.DeleteFunc(images, func(image *Image) bool {
 		if err := lacking[image]; err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/containerd/v2/core/transfer/image"
 	"github.com/containerd/containerd/v2/core/transfer/registry"
 	"github.com/containerd/containerd/v2/pkg/imageverifier"
@@ -33,12 +34,13 @@ import (
 // verifier notes what it is asked, and judges.
 type verifier struct {
 	ok    bool
+	err   error
 	names []string
 }
 
 func (v *verifier) VerifyImage(_ context.Context, name string, _ ocispec.Descriptor) (*imageverifier.Judgement, error) {
 	v.names = append(v.names, name)
-	return &imageverifier.Judgement{OK: v.ok, Reason: "reason of the test"}, nil
+	return &imageverifier.Judgement{OK: v.ok, Reason: "reason of the test"}, v.err
 }
 
 // SEC-30: only where the bytes come from changes: the image, its labels and what a verifier sees have its own name.
@@ -249,6 +251,46 @@ func TestRefused(t *testing.T) {
 		t.Errorf("got %d connections, want 0", got)
 	}
 	n.wantNothing(t)
+}
+
+// through is a transfer service that notes what it is given.
+type through struct{ src, dst any }
+
+func (s *through) Transfer(_ context.Context, src, dst any, _ ...transfer.Opt) error {
+	s.src, s.dst = src, dst
+	return errThrough
+}
+
+var errThrough = errors.New("the error of the service")
+
+// What is no pull passes through, also where there are no routes. Only what stores an image is wrapped.
+func TestOtherTransfersPassThrough(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "")
+	n.Routes = func(context.Context) (*resolver.Routes, error) { return nil, errors.New("not to be asked for") }
+	client, err := registry.NewOCIRegistry(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name     string
+		src, dst any
+		wrapped  bool
+	}{
+		{"push", image.NewStore(ref), client, false},
+		{"tag", image.NewStore(ref), image.NewStore("quay.io/org/app:2"), true},
+		{"of a registry, to what stores no image", client, new(int), false},
+		{"import", new(int), image.NewStore(ref), true},
+	} {
+		inner := &through{}
+		n.Inner = inner
+		if err := n.Transfer(t.Context(), tt.src, tt.dst); !errors.Is(err, errThrough) || inner.src != tt.src || inner.dst != tt.dst != tt.wrapped {
+			t.Errorf("%s: got %v from %v to %v, want it passed through", tt.name, err, inner.src, inner.dst)
+		}
+		if _, unpacks := inner.dst.(transfer.ImageUnpacker); tt.wrapped && !unpacks {
+			t.Errorf("%s: got %T, want what is wrapped to unpack still", tt.name, inner.dst)
+		}
+	}
 }
 
 // A source that is no registry is refused where there are rules, since it would go past them, and there alone.

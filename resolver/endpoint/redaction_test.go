@@ -93,7 +93,7 @@ func TestRedactedErrorKeepsItsKind(t *testing.T) {
 			t.Errorf("%s: got %#v, want a redacted error of kind %v and cause %s", tt.name, got, tt.is, tt.cause)
 		}
 	}
-	if plain := errors.New("nothing secret"); redactError(plain, redact) != plain {
+	if plain := errors.New("nothing secret"); !errors.Is(redactError(plain, redact), plain) {
 		t.Error("got an error without a secret changed")
 	}
 }

@@ -5,8 +5,14 @@ package endpoint
 
 import (
 	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/berth-edge/berth/resolver/credential"
 )
 
 // SEC-02: addresses to which a name of a token realm may not lead. Most cannot be listened on in a test.
@@ -63,5 +69,64 @@ func TestTokenLife(t *testing.T) {
 				t.Errorf("got %s, want %s", got, tt.want)
 			}
 		})
+	}
+}
+
+// What is the registry's own host and port, to which secrets go, however it is spelt.
+func TestIsOwn(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		host, url string
+		want      bool
+	}{
+		{"reg.test", "https://reg.test/v2/", true},
+		{"reg.test", "https://REG.test:443/v2/", true},
+		{"reg.test:443", "https://reg.test/v2/", true},
+		{"reg.test:5000", "https://reg.test:5000/v2/", true},
+		{"reg.test:80", "http://reg.test/v2/", true},
+		{"reg.test:5000", "https://reg.test/v2/", false},
+		{"reg.test", "https://reg.test:5000/v2/", false},
+		{"reg.test", "http://reg.test:443/v2/", false},
+		{"reg.test", "https://reg.test:80/v2/", false},
+		{"reg.test", "https://reg.test.evil.test/v2/", false},
+		{"reg.test", "https://reg.test@evil.test/v2/", false},
+	} {
+		u, err := url.Parse(tt.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := (&Endpoint{host: tt.host}).isOwn(u); got != tt.want {
+			t.Errorf("%s for %s: got %t, want %t", tt.url, tt.host, got, tt.want)
+		}
+	}
+}
+
+// A registry that could not be reached is not put last once it answers again.
+func TestDown(t *testing.T) {
+	t.Parallel()
+	var ended atomic.Bool
+	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		if ended.CompareAndSwap(false, true) {
+			time.Sleep(time.Second)
+		}
+	}))
+	defer server.Close()
+	e, err := New(server.Listener.Addr().String(), credential.Source{}, Options{Insecure: true, StallTimeout: 200 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.CloseIdle()
+	for _, want := range []bool{true, false} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/v2/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := e.roundTrip(req, e.auth)
+		if err == nil {
+			resp.Body.Close()
+		}
+		if _, got := e.Down(); got != want {
+			t.Errorf("got down %t (%v), want %t", got, err, want)
+		}
 	}
 }

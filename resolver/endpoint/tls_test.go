@@ -165,6 +165,21 @@ func TestPlainHTTP(t *testing.T) {
 			t.Errorf("got %d connections, want 2: TLS is tried once", got)
 		}
 	})
+	t.Run("insecure, and the port speaks TLS by now", func(t *testing.T) {
+		authority := registrytest.NewAuthority(t)
+		secure := registrytest.Serve(t, authority.Server(t), registrytest.Basic(user, password, registrytest.Registry{Image: image}))
+		plain := registrytest.Serve(t, nil, registrytest.Basic(user, password, registrytest.Registry{Image: image}))
+		gate := forward(t, plain.Host)
+		e := newEndpoint(t, gate.host, login(), endpoint.Options{Insecure: true})
+		if err := pull(t.Context(), e, "app", image); err != nil {
+			t.Fatal(err)
+		}
+		e.CloseIdle()
+		gate.to(secure.Host)
+		if err := pull(t.Context(), e, "app", image); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("insecure, after TLS worked", func(t *testing.T) {
 		authority := registrytest.NewAuthority(t)
 		secure := registrytest.Serve(t, authority.Server(t), registrytest.Basic(user, password, registrytest.Registry{Image: image}))
