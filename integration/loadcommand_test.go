@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berth-edge/berth/integration/binaries"
 	"github.com/berth-edge/berth/integration/daemon"
@@ -106,7 +107,7 @@ func TestLoadCommand(t *testing.T) {
 // TestLoadIsSaid looks at what the log, the status and the metrics say of a load.
 func TestLoadIsSaid(t *testing.T) {
 	daemon.RequireRoot(t)
-	l := newLoading(t, "", daemon.Options{CRI: true, Level: "info"})
+	l := newLoading(t, "", daemon.Options{CRI: true})
 	l.start(t)
 	if out, good := l.status(t); !good || !strings.Contains(out, "no bundles in "+l.folder+"\n") {
 		t.Errorf("got status\n%s", out)
@@ -152,6 +153,12 @@ func TestLoadIsSaid(t *testing.T) {
 		if !regexp.MustCompile(`(?m)^` + m).MatchString(metrics) {
 			t.Errorf("got no metric %s:\n%s", m, regexp.MustCompile(`(?m)^berth_loader.*$`).FindAllString(metrics, -1))
 		}
+	}
+	rounds := l.rounds()
+	image.WriteFile(t, filepath.Join(l.folder, ".hidden"), nil)
+	time.Sleep(time.Second)
+	if got := l.rounds(); got != rounds {
+		t.Errorf("got %d rounds of loading after a change that is none, want none", got-rounds)
 	}
 	l.restart(t)
 	if got := l.Metrics(t); !strings.Contains(got, `berth_loader_images_total{outcome="present"} 2`) || !strings.Contains(got, "berth_loader_read_bytes_total 0\n") {

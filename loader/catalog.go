@@ -96,6 +96,24 @@ func (c *Catalog) Wait(ctx context.Context, named reference.Named, limit time.Du
 	}
 }
 
+// waitListed returns when it is known what is in bundles. One that is still copied is not waited for.
+func (c *Catalog) waitListed(ctx context.Context, entries []*entry) {
+	for {
+		c.mu.Lock()
+		changed := c.changed
+		listing := slices.ContainsFunc(entries, func(e *entry) bool { return e.state == Listing })
+		c.mu.Unlock()
+		if !listing {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // notify wakes who waits. c.mu is held.
 func (c *Catalog) notify() {
 	close(c.changed)

@@ -202,10 +202,10 @@ func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 		return err
 	}
 	var work sync.WaitGroup
-	for _, e := range entries {
+	for i, e := range entries {
 		work.Go(func() {
 			defer l.recovered(ctx, e.fail)
-			l.loadBundle(ctx, e)
+			l.loadBundle(ctx, e, entries[:i])
 		})
 	}
 	work.Wait()
@@ -218,12 +218,14 @@ func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 	return errors.Join(errs...)
 }
 
-func (l *Loader) loadBundle(ctx context.Context, e *entry) {
+// loadBundle lists and loads a bundle, which stands behind others.
+func (l *Loader) loadBundle(ctx context.Context, e *entry, front []*entry) {
 	start := time.Now()
 	if !l.list(ctx, e) {
 		e.announce(ctx, time.Since(start))
 		return
 	}
+	l.catalog.waitListed(ctx, front) // or it is not known which names are e's, and what is loaded was a matter of chance
 	loaded := l.catalog.take(e)
 	if e.bundle.Compressed() {
 		loaded = l.fetchAll(ctx, e, loaded)
