@@ -61,13 +61,14 @@ func TestLoadKillAnywhere(t *testing.T) {
 	newLoadPowered(t, binaries.Path(t, binaries.Containerd)).loseOften(t, false)
 }
 
+// aLoad is about what loading everything takes.
+const aLoad = 500 * time.Millisecond
+
 func (p *loadPowered) loseOften(t *testing.T, cutPower bool) {
 	t.Logf("to repeat: -power.rounds=%d -power.seed=%d", *powerRounds, *powerSeed)
 	random := rand.New(rand.NewPCG(*powerSeed, 1))
-	begin := time.Now()
 	p.start(t)
 	p.waitLoaded(t)
-	span := min(time.Since(begin), 1500*time.Millisecond) // the next ones have less to do
 	p.wantWhole(t)
 	early := 0
 	for round := range *powerRounds {
@@ -78,7 +79,7 @@ func (p *loadPowered) loseOften(t *testing.T, cutPower bool) {
 			p.daemon.Kill()
 		}
 		p.start(t)
-		wait := time.Duration(random.Int64N(int64(span)))
+		wait := time.Duration(random.Int64N(int64(aLoad)))
 		time.Sleep(wait)
 		if p.rounds() == p.started {
 			early++

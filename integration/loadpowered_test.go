@@ -33,6 +33,7 @@ type loadPowered struct {
 	root    string // on the disk
 	shipped map[string]*image.Image
 	started int // rounds of loading before the last start
+	logged  int // bytes of the log before it: without power there are errors
 }
 
 func newLoadPowered(t *testing.T, binary string) *loadPowered {
@@ -75,7 +76,7 @@ func (p *loadPowered) start(t *testing.T) {
 				"20-loader.toml": loaderStanza(fmt.Sprintf("paths = [%q]", p.folder)),
 			}})
 	}
-	p.started = p.rounds()
+	p.started, p.logged = p.rounds(), len(p.daemon.Log.String())
 	if err := p.daemon.Run(t); err != nil {
 		t.Fatalf("start containerd: %v\n%s", err, p.daemon.Log.Tail(20))
 	}
@@ -115,8 +116,10 @@ func (p *loadPowered) wantNothingMended(t *testing.T) {
 	if lines := p.mended(); len(lines) > 0 {
 		t.Errorf("got damage in what was listed, want none:\n%s", strings.Join(lines, "\n"))
 	}
-	if lines := p.daemon.Log.Lines("level=error"); len(lines) > 0 {
-		t.Errorf("got errors, want none:\n%s", strings.Join(lines, "\n"))
+	for line := range strings.Lines(p.daemon.Log.String()[p.logged:]) {
+		if strings.Contains(line, "level=error") && (strings.Contains(line, "bundle") || strings.Contains(line, "update image store")) {
+			t.Errorf("got an error of the loader, or of CRI for an image that is not whole: %s", line)
+		}
 	}
 }
 

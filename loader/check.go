@@ -7,6 +7,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -20,8 +22,11 @@ type lacks struct {
 
 func (k lacks) nothing() bool { return len(k.missing) == 0 && len(k.damaged) == 0 && !k.snapshot }
 
-// check looks for everything that an image is made of. It reads no content: a blob that has its size is taken for whole,
-// and so is a snapshot that is there.
+// maxHashed is the size of the largest blob that is read to be checked.
+const maxHashed = 1 << 20
+
+// check looks for everything that an image is made of. It reads no layer: one that has its size is taken for whole, and so is
+// a snapshot that is there.
 func (l *Loader) check(ctx context.Context, image *Image) (lacks, error) {
 	var k lacks
 	if id := image.contents.chainID(); id != "" {
@@ -53,7 +58,8 @@ func (l *Loader) check(ctx context.Context, image *Image) (lacks, error) {
 	return k, nil
 }
 
-// isWhole reports whether a blob that the content store knows is there, with its size.
+// isWhole reports whether a blob that the content store knows is there, with its size; what is no layer is small, and must have
+// its digest, too: in the last block of a file a power cut leaves zeros.
 func (l *Loader) isWhole(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
 	ra, err := l.Content.ReaderAt(ctx, desc)
 	if errdefs.IsNotFound(err) {
@@ -63,5 +69,12 @@ func (l *Loader) isWhole(ctx context.Context, desc ocispec.Descriptor) (bool, er
 		return false, fmt.Errorf("open blob %s: %w", desc.Digest, err)
 	}
 	defer ra.Close()
-	return ra.Size() == desc.Size, nil
+	if ra.Size() != desc.Size || desc.Size > maxHashed || images.IsLayerType(desc.MediaType) {
+		return ra.Size() == desc.Size, nil
+	}
+	got, err := desc.Digest.Algorithm().FromReader(content.NewReader(ra))
+	if err != nil {
+		return false, fmt.Errorf("read blob %s: %w", desc.Digest, err)
+	}
+	return got == desc.Digest, nil
 }

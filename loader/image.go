@@ -34,7 +34,8 @@ type Image struct {
 
 	catalog  *Catalog
 	contents contents
-	read     atomic.Int64 // bytes
+	read     atomic.Int64  // bytes
+	ranOut   atomic.Uint64 // bytes that were free, and not enough, when it was loaded alone
 
 	// Guarded by the catalog.
 	owned []string // the names, aliases too, that no bundle before has
@@ -42,10 +43,8 @@ type Image struct {
 	// contested says that another image laid claim to one of the names.
 	contested bool
 
-	// supplied says that something of it was missing, and was written before it is loaded: see [Loader.fetchAll].
-	supplied bool
-	state    State
-	err      error
+	state State
+	err   error
 }
 
 var _ transfer.ImageFetcher = (*Source)(nil)

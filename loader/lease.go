@@ -63,18 +63,19 @@ func (l *Loader) endLease(ctx context.Context, collect bool) {
 
 // checkHeld is [Loader.check], and what it finds there stays until the lease ends: an image that is not recorded is garbage, and
 // containerd collects that just after its start. An image that was recorded when its content was gone would not be whole.
-func (l *Loader) checkHeld(ctx context.Context, image *Image) (lacks, error) {
-	k, err := l.check(ctx, image)
-	if err != nil {
-		return k, err
+// It reports whether the image is recorded.
+func (l *Loader) checkHeld(ctx context.Context, image *Image) (k lacks, recorded bool, err error) {
+	if k, err = l.check(ctx, image); err != nil {
+		return k, false, err
 	}
-	if recorded, err := l.isRecorded(ctx, image); err != nil || recorded {
-		return k, err
+	if recorded, err = l.isRecorded(ctx, image); err != nil || recorded {
+		return k, recorded, err
 	}
 	if err := l.hold(ctx, image, k); err != nil {
-		return k, err
+		return k, false, err
 	}
-	return l.check(ctx, image) // it may have gone before it was held
+	k, err = l.check(ctx, image) // it may have gone before it was held
+	return k, false, err
 }
 
 // hold adds what is there of an image to the lease.

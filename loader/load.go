@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -20,9 +19,11 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// loadImage makes an image whole: it repairs what is damaged, pulls what is missing, and records the image under its names.
-func (l *Loader) loadImage(ctx context.Context, image *Image) (State, error) {
-	k, err := l.checkHeld(ctx, image)
+// loadImage makes an image whole: it repairs what is damaged, pulls what is missing, and records the image under its names. An
+// image of which everything is there is pulled all the same if it is not recorded, or if some of it was just written: the pull
+// sets the labels that keep one blob, and the snapshot, for another.
+func (l *Loader) loadImage(ctx context.Context, image *Image, written bool) (State, error) {
+	k, recorded, err := l.checkHeld(ctx, image)
 	if err != nil {
 		return Failed, err
 	}
@@ -32,27 +33,27 @@ func (l *Loader) loadImage(ctx context.Context, image *Image) (State, error) {
 			return Failed, err
 		}
 	}
-	loaded := Loaded
+	state := Loaded
 	if mended || l.wasLoaded(ctx, image) {
-		loaded = Repaired
+		state = Repaired
 	}
-	if k.nothing() {
-		changed, err := l.record(ctx, l.Images, image, image.supplied)
-		if changed || mended || image.supplied {
-			return loaded, err
+	if k.nothing() && !written && recorded {
+		changed, err := l.record(ctx, l.Images, image, false)
+		if changed || mended {
+			return state, err
 		}
 		return Present, err
 	}
 	for try := 1; ; try++ {
 		final, err := l.pull(ctx, image, k)
 		if err == nil {
-			return loaded, nil
+			return state, nil
 		}
 		if final || try == maxTries {
 			return Failed, err
 		}
 		log.G(ctx).WithError(err).WithFields(log.Fields{"image": image.Names[0], "bundle": image.Bundle.Path()}).Info("image is loaded again from its bundle")
-		if k, err = l.checkHeld(ctx, image); err != nil {
+		if k, _, err = l.checkHeld(ctx, image); err != nil {
 			return Failed, err
 		}
 	}
@@ -64,7 +65,7 @@ const maxTries = 3
 
 // pull brings what an image lacks. It reports whether an error is final, since trying again at once is of no use.
 func (l *Loader) pull(ctx context.Context, image *Image, k lacks) (final bool, err error) {
-	if err := l.enoughSpace(k); err != nil {
+	if err := l.enoughSpace(k, image.ranOut.Load()); err != nil {
 		return true, err
 	}
 	err = l.supply(ctx, image, k)
@@ -126,6 +127,11 @@ func (l *Loader) supply(ctx context.Context, image *Image, k lacks) error {
 // repair puts a blob in the place of one that the content store knows and that is damaged. The store itself would refuse to
 // write what it has.
 func (l *Loader) repair(ctx context.Context, image *Image, desc ocispec.Descriptor) error {
+	l.repairs.Lock()
+	defer l.repairs.Unlock()
+	if whole, err := l.isWhole(ctx, desc); err != nil || whole {
+		return err // another image has it, too
+	}
 	log.G(ctx).WithFields(log.Fields{"image": image.Names[0], "digest": desc.Digest, "bundle": image.Bundle.Path()}).
 		Warn("blob is damaged: it is written again from its bundle")
 	if !image.Bundle.Has(desc.Digest) {
@@ -171,11 +177,11 @@ func writeBlob(ctx context.Context, store content.Ingester, ref string, desc oci
 }
 
 // fetchAll writes the blobs that images of a compressed bundle lack, in one go through it. A pull would read the bundle from
-// its start for each. It returns the images that are worth going on with.
-func (l *Loader) fetchAll(ctx context.Context, e *entry, images []*Image) []*Image {
+// its start for each. It returns the images that something was written of, and why that failed.
+func (l *Loader) fetchAll(ctx context.Context, e *entry, images []*Image) (lacking map[*Image]error) {
 	var all lacks
 	wanted := map[digest.Digest]ocispec.Descriptor{}
-	lacking := map[*Image]error{}
+	lacking = map[*Image]error{}
 	for _, image := range images {
 		k, err := l.check(ctx, image)
 		if err != nil {
@@ -187,7 +193,6 @@ func (l *Loader) fetchAll(ctx context.Context, e *entry, images []*Image) []*Ima
 				wanted[desc.Digest] = desc
 				all.missing = append(all.missing, desc)
 			}
-			image.supplied = true
 			lacking[image] = nil
 		}
 		all.snapshot = all.snapshot || k.snapshot
@@ -199,17 +204,11 @@ func (l *Loader) fetchAll(ctx context.Context, e *entry, images []*Image) []*Ima
 			}
 		}
 	}
-	return slices.DeleteFunc(images, func(image *Image) bool {
-		if err := lacking[image]; err != nil {
-			image.end(Failed, err)
-			return true
-		}
-		return false
-	})
+	return lacking
 }
 
 func (l *Loader) fetchWanted(ctx context.Context, e *entry, k lacks, wanted map[digest.Digest]ocispec.Descriptor) error {
-	if err := l.enoughSpace(k); err != nil {
+	if err := l.enoughSpace(k, 0); err != nil {
 		return err
 	}
 	if err := l.work.Acquire(ctx, 1); err != nil {

@@ -16,6 +16,7 @@
 package loader
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,6 +97,7 @@ type Loader struct {
 	unpinned  atomic.Bool // every image was let go of by hand: Berth is being removed
 	unclean   atomic.Bool // what is unpacked may be damaged, and was not looked at since
 	verifying sync.Mutex
+	repairs   sync.Mutex // one blob is repaired at a time
 }
 
 // New returns a loader that has loaded nothing yet.
@@ -204,11 +206,17 @@ func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 	var work sync.WaitGroup
 	for i, e := range entries {
 		work.Go(func() {
-			defer l.recovered(ctx, e.fail)
+			defer l.recovered(ctx, func(err error) {
+				e.fail(err)
+				e.announce(ctx)
+			})
 			l.loadBundle(ctx, e, entries[:i])
 		})
 	}
 	work.Wait()
+	if err := l.loadAlone(ctx, entries); err != nil {
+		return err
+	}
 	l.settle(ctx, entries)
 	note(ctx, entries)
 	var errs []error
@@ -220,18 +228,24 @@ func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 
 // loadBundle lists and loads a bundle, which stands behind others.
 func (l *Loader) loadBundle(ctx context.Context, e *entry, front []*entry) {
-	start := time.Now()
+	e.start = time.Now()
 	if !l.list(ctx, e) {
-		e.announce(ctx, time.Since(start))
+		e.announce(ctx)
 		return
 	}
 	l.catalog.waitListed(ctx, front) // or it is not known which names are e's, and what is loaded was a matter of chance
-	loaded := l.catalog.take(e)
+	images := l.catalog.take(e)
+	var fetched map[*Image]error
 	if e.bundle.Compressed() {
-		loaded = l.fetchAll(ctx, e, loaded)
+		fetched = l.fetchAll(ctx, e, images)
 	}
 	var work sync.WaitGroup
-	for _, image := range loaded {
+	for _, image := range images {
+		err, written := fetched[image]
+		if err != nil {
+			image.end(Failed, err)
+			continue
+		}
 		work.Go(func() {
 			defer l.recovered(ctx, image.fail)
 			if err := l.work.Acquire(ctx, 1); err != nil {
@@ -240,13 +254,58 @@ func (l *Loader) loadBundle(ctx context.Context, e *entry, front []*entry) {
 			}
 			defer l.work.Release(1)
 			image.start()
-			result, err := l.loadImage(ctx, image)
+			result, err := l.loadImage(ctx, image, written)
 			image.end(result, err)
 		})
 	}
 	work.Wait()
+	if len(e.full()) > 0 {
+		return // see loadAlone
+	}
 	e.end()
-	e.announce(ctx, time.Since(start))
+	e.announce(ctx)
+}
+
+// loadAlone loads the images for which there was no room again, the smallest first and one at a time, after what they left
+// went: one that is too large would keep the others out. What it finds out of their sizes holds for the next rounds.
+func (l *Loader) loadAlone(ctx context.Context, entries []*entry) error {
+	var images []*Image
+	for _, e := range entries {
+		if len(e.full()) == 0 {
+			continue
+		}
+		images = append(images, e.full()...)
+		defer func() {
+			e.end()
+			e.announce(ctx)
+		}()
+	}
+	slices.SortFunc(images, func(a, b *Image) int { return cmp.Compare(a.contents.size(), b.contents.size()) })
+	dirty := true
+	for _, image := range images {
+		if dirty && ctx.Err() == nil {
+			l.endLease(ctx, true)
+			if _, err := l.lease(ctx); err != nil {
+				return err
+			}
+		}
+		dirty = l.loadOneAlone(ctx, image)
+	}
+	return nil
+}
+
+// loadOneAlone reports whether it may have left something.
+func (l *Loader) loadOneAlone(ctx context.Context, image *Image) (dirty bool) {
+	defer l.recovered(ctx, image.fail)
+	_, free, unknown := l.space(lacks{})
+	image.start()
+	result, err := l.loadImage(ctx, image, true)
+	image.end(result, err)
+	if err != nil && isFull(err) && unknown == nil {
+		image.ranOut.Store(max(free, image.ranOut.Load()))
+	}
+	_, after, _ := l.space(lacks{})
+	return err != nil && after < free
 }
 
 // settle records again, now that all bundles are listed, the images that have names which others lay claim to: while they

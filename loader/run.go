@@ -25,9 +25,6 @@ func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()
 		var again <-chan time.Time
 		if err := l.round(ctx); err != nil {
 			again = time.After(retry)
-			retry = min(2*retry, maxRetry)
-		} else {
-			retry = minRetry
 		}
 		if loaded != nil {
 			loaded()
@@ -36,24 +33,30 @@ func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()
 		if l.unclean.Swap(false) {
 			l.verifyOthers(ctx)
 		}
-		if !l.wait(ctx, changes, again) {
+		runs, changed := l.wait(ctx, changes, again)
+		switch {
+		case !runs:
 			return
+		case changed:
+			retry = minRetry
+		default:
+			retry = min(2*retry, maxRetry)
 		}
 	}
 }
 
-// wait reports whether ctx still runs when it is time to load again.
-func (l *Loader) wait(ctx context.Context, changes <-chan struct{}, again <-chan time.Time) bool {
+// wait reports whether ctx still runs when it is time to load again, and whether that is since the bundles changed.
+func (l *Loader) wait(ctx context.Context, changes <-chan struct{}, again <-chan time.Time) (runs, changed bool) {
 	for {
 		select {
 		case <-ctx.Done():
-			return false
+			return false, false
 		case <-again:
-			return true
+			return true, false
 		case <-changes: // every container that starts is a mount, and a change
 			if l.catalog.differs(find(l.Paths)) {
 				log.G(ctx).Debug("the bundles changed")
-				return true
+				return true, true
 			}
 		}
 	}

@@ -6,6 +6,7 @@ package loader
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -15,8 +16,12 @@ import (
 
 // enoughSpace refuses a load that cannot succeed: its blobs, and the least that they are unpacked, do not fit on the disk of
 // Root, which is where containerd keeps both unless it is told otherwise.
-func (l *Loader) enoughSpace(k lacks) error {
+// It is known that more than ranOut is needed, too.
+func (l *Loader) enoughSpace(k lacks, ranOut uint64) error {
 	need, free, err := l.space(k)
+	if ranOut > 0 {
+		need = max(need, ranOut+1)
+	}
 	if err != nil || need <= free {
 		return nil // or the load will tell
 	}
@@ -61,3 +66,10 @@ func (l *Loader) space(k lacks) (need, free uint64, err error) {
 func mebibytes(n uint64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 
 func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
+// oneLine is an error in one line: what ran at once may have failed at once.
+type oneLine struct{ error }
+
+func (e oneLine) Error() string { return strings.ReplaceAll(e.error.Error(), "\n", "; ") }
+
+func (e oneLine) Unwrap() error { return e.error }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -53,6 +54,7 @@ type entry struct {
 	said     string      // what the log says of it
 	news     bool        // and whether that is of this round
 	noted    []string    // the names that the log says its images do not get
+	start    time.Time   // of the work on it
 }
 
 // unchanged reports whether what is known of a bundle still holds: what is in it, or that it cannot be read. The catalog's
@@ -112,7 +114,7 @@ func (e *entry) end() {
 	for _, image := range e.images {
 		switch {
 		case image.err != nil:
-			e.err = errors.Join(e.err, fmt.Errorf("image %s of bundle %s: %w", image.Names[0], e.path, image.err))
+			e.err = errors.Join(e.err, fmt.Errorf("image %s of bundle %s: %w", image.Names[0], e.path, oneLine{image.err}))
 		case image.state == Loaded, image.state == Repaired:
 			e.state = Loaded
 		}
@@ -121,6 +123,18 @@ func (e *entry) end() {
 		e.state = Failed
 	}
 	e.catalog.notify()
+}
+
+// full returns the images for which there was no room.
+func (e *entry) full() (images []*Image) {
+	e.catalog.mu.Lock()
+	defer e.catalog.mu.Unlock()
+	for _, i := range e.images {
+		if isFull(i.err) {
+			images = append(images, i)
+		}
+	}
+	return images
 }
 
 func (e *entry) error() error {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -102,15 +103,14 @@ const maxHold = 60 * time.Second
 
 // holdReady holds back systemd's READY until the returned function is called, or limit has passed.
 func holdReady(ic *plugin.InitContext, limit time.Duration) (release func()) {
-	release = ic.RegisterReadiness()
+	ready := sync.OnceFunc(ic.RegisterReadiness())
 	timer := time.AfterFunc(limit, func() {
 		log.G(ic.Context).Warnf("bundles are not loaded after %s; containerd is ready without them", limit)
-		release()
+		ready()
 	})
 	return func() {
-		if timer.Stop() {
-			release()
-		}
+		timer.Stop()
+		ready()
 	}
 }
 

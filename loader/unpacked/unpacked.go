@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/archive"
@@ -54,12 +55,8 @@ func Marked(dir string) bool {
 // Directories returns the directories that the layers of a committed snapshot were unpacked to, the lowest first. Only the
 // overlay snapshotter has one for each; of others it is ErrNotImplemented.
 func Directories(ctx context.Context, s snapshots.Snapshotter, chainID string) (dirs []string, err error) {
-	key := "berth-look-" + chainID
+	key := fmt.Sprintf("berth-look-%d-%s", time.Now().UnixNano(), chainID) // two images may have one chain
 	mounts, err := s.View(ctx, key, chainID)
-	if errdefs.IsAlreadyExists(err) { // of a look that was killed
-		_ = s.Remove(ctx, key)
-		mounts, err = s.View(ctx, key, chainID)
-	}
 	if err != nil {
 		return nil, err
 	}

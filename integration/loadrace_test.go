@@ -1,0 +1,161 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+
+	"github.com/berth-edge/berth/integration/daemon"
+	"github.com/berth-edge/berth/integration/image"
+)
+
+// TestPullDuringLoad has CRI pull images while they are loaded (L13). There is no registry: each pull waits for the load.
+func TestPullDuringLoad(t *testing.T) {
+	daemon.RequireRoot(t)
+	l := newLoading(t, "", daemon.Options{CRI: true, Level: "info"})
+	imgs := []*image.Image{large(30, 2), large(40, 2)}
+	image.WriteFile(t, filepath.Join(l.folder, "a.tar"), image.Tar(image.OCI([]image.Named{imgs[0].Name("quay.io/a:1")})))
+	image.WriteFile(t, filepath.Join(l.folder, "b.tgz"), image.Gzip(image.Tar(image.OCI([]image.Named{imgs[1].Name("quay.io/b:1")}))))
+	if err := l.Run(t); err != nil {
+		t.Fatal(err)
+	}
+	if l.rounds() != 0 {
+		t.Fatal("everything was loaded before the pulls")
+	}
+	var pulls sync.WaitGroup
+	for i := range 6 {
+		pulls.Go(func() {
+			if err := pullCRI(t, l.Daemon, []string{"quay.io/a:1", "quay.io/b:1"}[i%2]); err != nil {
+				t.Errorf("pull %d: %v", i, err)
+			}
+		})
+	}
+	pulls.Wait()
+	l.waitRound(t, 0)
+	if out, good := l.status(t); !good {
+		t.Errorf("got status\n%s", out)
+	}
+	for i, name := range []string{"quay.io/a:1", "quay.io/b:1"} {
+		if got := targets(t, l.Daemon, "k8s.io")[name]; got != imgs[i].Digest {
+			t.Errorf("%s: got %s, want %s", name, got, imgs[i].Digest)
+		}
+		if err := imgs[i].Compare(l.Rootfs(t, "k8s.io", name)); err != nil {
+			t.Error(err)
+		}
+	}
+	checkClean(t, l.node, "k8s.io")
+}
+
+// TestManyOfOne loads one image from five bundles, and one layer from twenty (L12). What they share is stored once.
+func TestManyOfOne(t *testing.T) {
+	daemon.RequireRoot(t)
+	shared := image.NewLayer(image.Random("shared", 50, 3<<20))
+	one := image.New(image.Config{Layers: []image.Layer{shared}})
+	l := newLoading(t, "", daemon.Options{Level: "info"}, "parallel = 8")
+	for i := range 5 {
+		image.WriteFile(t, filepath.Join(l.folder, fmt.Sprintf("one%d.tar", i)), image.Tar(image.OCI([]image.Named{one.Name("quay.io/one:1")})))
+	}
+	for i := range 15 {
+		img := image.New(image.Config{Layers: []image.Layer{shared, image.NewLayer(image.Random("own", uint64(60+i), 1000))}})
+		data := image.Tar(image.OCI([]image.Named{img.Name(fmt.Sprintf("quay.io/many/%d:1", i))}))
+		if i%3 == 0 {
+			data = image.Zstd(data)
+		}
+		image.WriteFile(t, filepath.Join(l.folder, fmt.Sprintf("many%d.tar", i)), data)
+	}
+	l.start(t)
+	if out, good := l.status(t); !good {
+		t.Fatalf("got status\n%s\n%s", out, l.Log.Tail(30))
+	}
+	if got := len(targets(t, l.Daemon, "k8s.io")); got != 2*16 {
+		t.Errorf("got %d records, want two of each of 16 images", got)
+	}
+	if got := strings.Count(l.Ctr(t, "-n", "k8s.io", "snapshots", "ls"), "\n"); got != 1+16 {
+		t.Errorf("got %d lines of snapshots, want a head and 16", got)
+	}
+	checkClean(t, l.node, "k8s.io")
+}
+
+// TestRemoveDuringLoad removes images, and collects garbage, all the time while they are loaded (L14). When that ends, the
+// next look at the folder makes them whole.
+func TestRemoveDuringLoad(t *testing.T) {
+	daemon.RequireRoot(t)
+	l := newLoading(t, "", daemon.Options{Level: "info"})
+	shared := image.NewLayer(image.Random("shared", 80, 1<<20))
+	imgs := map[string]*image.Image{}
+	var plain, packed []image.Named
+	for i := range 6 {
+		img := image.New(image.Config{Layers: []image.Layer{shared, image.NewLayer(image.Random("own", uint64(81+i), 2<<20))}})
+		name := fmt.Sprintf("quay.io/rm/%d:1", i)
+		imgs[name] = img
+		if i%2 == 0 {
+			plain = append(plain, img.Name(name))
+		} else {
+			packed = append(packed, img.Name(name))
+		}
+	}
+	if err := l.Run(t); err != nil {
+		t.Fatal(err)
+	}
+	l.waitRound(t, 0)
+	stop := make(chan struct{})
+	var remove sync.WaitGroup
+	removed := 0
+	remove.Go(func() {
+		ctx := namespaces.WithNamespace(t.Context(), "k8s.io")
+		store := l.Client().ImageService()
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			list, err := store.List(ctx)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, i := range list {
+				if err := store.Delete(ctx, i.Name, images.SynchronousDelete()); err == nil {
+					removed++
+				} else if !errdefs.IsNotFound(err) {
+					t.Error(err)
+				}
+			}
+			collectGarbage(t, l.Client(), "k8s.io")
+		}
+	})
+	round := l.rounds()
+	place(t, filepath.Join(l.folder, "a.tar"), image.Tar(image.OCI(plain)))
+	place(t, filepath.Join(l.folder, "b.tar.zst"), image.Zstd(image.Tar(image.OCI(packed))))
+	l.waitRound(t, round)
+	time.Sleep(500 * time.Millisecond)
+	close(stop)
+	remove.Wait()
+	if removed == 0 {
+		t.Error("got no image removed, want some")
+	}
+	write(t, filepath.Join(l.folder, ".touched"), "")
+	within(t, 15*time.Second, "all images", func() bool { return len(targets(t, l.Daemon, "k8s.io")) == 2*len(imgs) })
+	within(t, 5*time.Second, "good status", func() bool { _, good := l.status(t); return good })
+	collectGarbage(t, l.Client(), "k8s.io")
+	for name, img := range imgs {
+		if err := img.Compare(l.Rootfs(t, "k8s.io", name)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if lines := l.Log.Lines("level=error", "bundle"); len(lines) > 0 {
+		t.Logf("errors while images were removed:\n%s", strings.Join(lines, "\n"))
+	}
+	checkClean(t, l.node, "k8s.io")
+}

@@ -1,0 +1,143 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration_test
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/berth-edge/berth/integration/daemon"
+	"github.com/berth-edge/berth/integration/image"
+)
+
+// large is an image of so many layers of 8 MiB that do not compress.
+func large(seed uint64, layers int) *image.Image {
+	var all []image.Layer
+	for i := range layers {
+		all = append(all, image.NewLayer(image.Random(fmt.Sprint("data", i), seed+uint64(i), 8<<20)))
+	}
+	return image.New(image.Config{Layers: all})
+}
+
+// TestHoldReady listens as systemd does (REL-02): READY=1 comes at once, and with hold_ready after everything is loaded.
+func TestHoldReady(t *testing.T) {
+	daemon.RequireRoot(t)
+	bundle := image.Gzip(image.Tar(image.OCI([]image.Named{large(10, 3).Name("quay.io/large:1")})))
+	for _, hold := range []bool{false, true} {
+		t.Run(fmt.Sprint(hold), func(t *testing.T) {
+			path := filepath.Join(shortDir(t), "notify")
+			systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer systemd.Close()
+			l := newLoading(t, "", daemon.Options{Level: "info", Env: []string{"NOTIFY_SOCKET=" + path}}, fmt.Sprintf("hold_ready = %v", hold))
+			image.WriteFile(t, filepath.Join(l.folder, "large.tgz"), bundle)
+			ready := make(chan int, 1)
+			go func() {
+				text := make([]byte, 4096)
+				for {
+					n, err := systemd.Read(text)
+					if err != nil {
+						return
+					}
+					if strings.Contains(string(text[:n]), "READY=1") {
+						ready <- l.rounds()
+						return
+					}
+				}
+			}()
+			if err := l.Run(t); err != nil {
+				t.Fatal(err)
+			}
+			if n := l.rounds(); n != 0 {
+				t.Error("got no answer of the API before everything was loaded, want one (REL-01)")
+			}
+			want := 0
+			if hold {
+				want = 1
+			}
+			select {
+			case got := <-ready:
+				if got != want {
+					t.Errorf("got READY after %d rounds of loading, want %d", got, want)
+				}
+			case <-time.After(30 * time.Second):
+				t.Error("got no READY in 30s")
+			}
+		})
+	}
+}
+
+// TestTerminate ends containerd with SIGTERM in the middle of a load (REL-16, L22): it ends within two seconds, no error is
+// said, and the next start goes on with what was whole.
+func TestTerminate(t *testing.T) {
+	daemon.RequireRoot(t)
+	img := large(20, 5)
+	for name, bundle := range map[string][]byte{
+		"a.tar": image.Tar(image.OCI([]image.Named{img.Name("quay.io/large:1")})),
+		"a.tgz": image.Gzip(image.Tar(image.OCI([]image.Named{img.Name("quay.io/large:1")}))),
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLoading(t, "", daemon.Options{Level: "info"})
+			image.WriteFile(t, filepath.Join(l.folder, name), bundle)
+			if err := l.Run(t); err != nil {
+				t.Fatal(err)
+			}
+			blobs := filepath.Join(l.Root, "io.containerd.content.v1.content/blobs/sha256/*")
+			within(t, 10*time.Second, "layer", func() bool {
+				found, _ := filepath.Glob(blobs)
+				return len(found) >= 3
+			})
+			start, done := time.Now(), l.Done()
+			l.Signal(syscall.SIGTERM)
+			select {
+			case <-done:
+			case <-time.After(10 * time.Second):
+			}
+			if took := time.Since(start); took > 2*time.Second {
+				t.Errorf("got an end %s after SIGTERM, want at most 2s", took)
+			}
+			if l.rounds() != 0 {
+				t.Fatal("everything was loaded before SIGTERM")
+			}
+			l.Stop(t)
+			if lines := l.Log.Lines("level=error", "bundle"); len(lines) > 0 {
+				t.Errorf("got %q, want no error of the bundle", lines)
+			}
+			l.start(t)
+			if out, good := l.status(t); !good {
+				t.Errorf("got status\n%s", out)
+			}
+			if err := img.Compare(l.Rootfs(t, "k8s.io", "quay.io/large:1")); err != nil {
+				t.Error(err)
+			}
+			if read := l.metric(t, "berth_loader_read_bytes_total"); name == "a.tar" && read > float64(img.Bytes()-7<<20) {
+				t.Errorf("got %.0f bytes read again of %d, want those of a layer less", read, img.Bytes())
+			}
+			checkClean(t, l.node, "k8s.io")
+		})
+	}
+}
+
+// metric is the value of a metric without labels.
+func (l loading) metric(t testing.TB, name string) float64 {
+	t.Helper()
+	found := regexp.MustCompile(`(?m)^` + name + ` (\S+)$`).FindStringSubmatch(l.Metrics(t))
+	if found == nil {
+		t.Fatalf("got no metric %s", name)
+	}
+	value, err := strconv.ParseFloat(found[1], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
