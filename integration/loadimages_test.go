@@ -142,6 +142,7 @@ func TestLoadConflict(t *testing.T) {
 			if got := l.criStatus(t, digested); got == nil || !got.Pinned {
 				t.Errorf("got %v, want the bundle's image by its digest, pinned", got)
 			}
+			l.collect(t) // the index of the import by hand
 			before := l.blobs(t)
 			l.restart(t)
 			l.wantBlobs(t, before)

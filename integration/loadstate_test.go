@@ -178,3 +178,10 @@ func (l loading) configureLoader(t testing.TB, lines ...string) {
 	l.Stop(t)
 	l.stanza(lines...)
 }
+
+// collect has containerd collect garbage.
+func (l loading) collect(t testing.TB) {
+	t.Helper()
+	id := strings.TrimSpace(l.Ctr(t, "-n", "k8s.io", "leases", "create", "--id", "collect"))
+	l.Ctr(t, "-n", "k8s.io", "leases", "delete", "--sync", id)
+}
