@@ -53,6 +53,13 @@ func (l loading) stanza(lines ...string) {
 	l.dropIns["20-loader.toml"] = loaderStanza(fmt.Sprintf("paths = [%q]\n%s", l.folder, strings.Join(lines, "\n")))
 }
 
+// newLoadingOf prepares a node that loads the bundles of several paths, of which the first is its folder.
+func newLoadingOf(t testing.TB, opts daemon.Options, paths ...string) loading {
+	t.Helper()
+	opts.DropIns = map[string]string{"20-loader.toml": loaderStanza(fmt.Sprintf("paths = [\"%s\"]", strings.Join(paths, `", "`)))}
+	return loading{newNode(t, "", opts), paths[0]}
+}
+
 // start starts the node and waits until every bundle was worked on.
 func (l loading) start(t testing.TB) {
 	t.Helper()

@@ -202,7 +202,9 @@ func (c *Catalog) keep(path string) *entry {
 		}
 		if e.unchanged() && !e.isBadLayout() {
 			for _, image := range e.images {
-				image.err = nil // it is tried again
+				if image.err != nil {
+					image.state, image.err = Waiting, nil // it is tried again
+				}
 			}
 			return e
 		}

@@ -1,0 +1,225 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-edge/berth/integration/daemon"
+	"github.com/berth-edge/berth/integration/image"
+)
+
+// bundleOf is a bundle with one image, of a name.
+func bundleOf(seed uint64, name string) (*image.Image, []byte) {
+	img := image.New(image.Config{Layers: []image.Layer{image.NewLayer(image.Random("data", seed, 2<<20))}})
+	return img, image.Tar(image.OCI([]image.Named{img.Name(name)}))
+}
+
+// wantLoaded waits until an image is there, and pinned, and compares it.
+func (l loading) wantLoaded(t *testing.T, name string, img *image.Image) {
+	t.Helper()
+	within(t, 15*time.Second, name, func() bool { return targets(t, l.Daemon, "k8s.io")[name] == img.Digest })
+	if !l.isPinned(t, name) {
+		t.Errorf("%s is not pinned", name)
+	}
+	if err := img.Compare(l.Rootfs(t, "k8s.io", name)); err != nil {
+		t.Errorf("%s: %v", name, err)
+	}
+}
+
+func (l loading) isPinned(t *testing.T, name string) bool {
+	t.Helper()
+	for _, i := range recorded(t, l.Daemon, "k8s.io") {
+		if i.Name == name {
+			return i.Labels["io.cri-containerd.pinned"] == "pinned"
+		}
+	}
+	return false
+}
+
+// wantNoErrors checks that nothing was said to be wrong with a bundle.
+func (l loading) wantNoErrors(t *testing.T) {
+	t.Helper()
+	if lines := l.Log.Lines("level=error", "bundle="); len(lines) > 0 {
+		t.Errorf("got errors, want none:\n%s", strings.Join(lines, "\n"))
+	}
+}
+
+// TestWatch changes the folders of bundles of a containerd that runs, in the ways that people and machines do.
+func TestWatch(t *testing.T) {
+	daemon.RequireRoot(t)
+	above := openDir(t)
+	later, mounted := filepath.Join(above, "later", "still"), openDir(t)
+	l := newLoadingOf(t, daemon.Options{Level: "info"}, openDir(t), later, mounted)
+	l.start(t)
+
+	t.Run("renamed into place", func(t *testing.T) {
+		img, bundle := bundleOf(1, "quay.io/renamed:1")
+		place(t, filepath.Join(l.folder, "renamed.tar"), bundle)
+		l.wantLoaded(t, "quay.io/renamed:1", img)
+		l.wantNoErrors(t)
+	})
+	for name, pack := range map[string]func([]byte) []byte{"tar": slices.Clone[[]byte], "tar.gz": image.Gzip} {
+		t.Run("copied slowly "+name, func(t *testing.T) { // L10
+			img, bundle := bundleOf(uint64(10+len(name)), "quay.io/slow:"+name)
+			copySlowly(t, filepath.Join(l.folder, "slow."+name), pack(bundle))
+			l.wantLoaded(t, "quay.io/slow:"+name, img)
+			l.wantNoErrors(t)
+		})
+	}
+	t.Run("layout copied slowly, its index first", func(t *testing.T) {
+		img, _ := bundleOf(20, "")
+		entries := image.OCI([]image.Named{img.Name("quay.io/layout:1")})
+		for _, e := range entries {
+			image.WriteFile(t, filepath.Join(l.folder, "layout", e.Name), e.Data)
+			time.Sleep(300 * time.Millisecond)
+		}
+		l.wantLoaded(t, "quay.io/layout:1", img)
+		l.wantNoErrors(t)
+	})
+	t.Run("removed", func(t *testing.T) {
+		if err := os.Remove(filepath.Join(l.folder, "renamed.tar")); err != nil {
+			t.Fatal(err)
+		}
+		within(t, 10*time.Second, "image without a pin", func() bool { return !l.isPinned(t, "quay.io/renamed:1") })
+		if targets(t, l.Daemon, "k8s.io")["quay.io/renamed:1"] == "" {
+			t.Error("got no image, want it without a pin")
+		}
+	})
+	t.Run("folder that appears later", func(t *testing.T) {
+		img, bundle := bundleOf(3, "quay.io/later:1")
+		image.WriteFile(t, filepath.Join(later, "a.tar"), bundle)
+		l.wantLoaded(t, "quay.io/later:1", img)
+	})
+	t.Run("mounted over the folder", func(t *testing.T) { // DESIGN 5.21
+		img, bundle := bundleOf(4, "quay.io/mounted:1")
+		from := openDir(t)
+		image.WriteFile(t, filepath.Join(from, "a.tar"), bundle)
+		if err := unix.Mount(from, mounted, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		unmount := func() error { return unix.Unmount(mounted, unix.MNT_DETACH) }
+		t.Cleanup(func() { _ = unmount() })
+		l.wantLoaded(t, "quay.io/mounted:1", img)
+		if err := unmount(); err != nil {
+			t.Fatal(err)
+		}
+		within(t, 10*time.Second, "image without a pin", func() bool { return !l.isPinned(t, "quay.io/mounted:1") })
+	})
+	l.wantNoErrors(t)
+	checkClean(t, l.node, "k8s.io")
+}
+
+// copySlowly writes a file as a copy over a network does.
+func copySlowly(t *testing.T, path string, data []byte) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for part := range slices.Chunk(data, len(data)/10+1) {
+		if _, err := f.Write(part); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(250 * time.Millisecond)
+	}
+}
+
+// TestReplaced replaces a bundle again and again while it is read, by another file and in place (L9): the image is one or the
+// other, never of both, and in the end the last.
+func TestReplaced(t *testing.T) {
+	daemon.RequireRoot(t)
+	l := newLoading(t, "", daemon.Options{Level: "info"})
+	path := filepath.Join(l.folder, "a.tar")
+	var imgs []*image.Image
+	var bundles [][]byte
+	for i := range 2 {
+		img, bundle := bundleOf(uint64(30+i), "quay.io/replaced:1")
+		imgs, bundles = append(imgs, img), append(bundles, bundle)
+	}
+	place(t, path, bundles[0])
+	l.start(t)
+	for i := range 24 {
+		if i%4 < 2 {
+			place(t, path, bundles[i%2])
+		} else if err := os.WriteFile(path, bundles[i%2], 0o644); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(i) * 10 * time.Millisecond)
+		if i%5 != 0 {
+			continue
+		}
+		got := targets(t, l.Daemon, "k8s.io")["quay.io/replaced:1"]
+		at := slices.IndexFunc(imgs, func(img *image.Image) bool { return img.Digest == got })
+		if at < 0 {
+			t.Fatalf("got %q, want one of the two", got)
+		}
+	}
+	l.wantLoaded(t, "quay.io/replaced:1", imgs[1])
+	within(t, 15*time.Second, "good status", func() bool { _, good := l.status(t); return good })
+	for i, img := range imgs {
+		ref := "quay.io/replaced@" + img.Digest.String()
+		if targets(t, l.Daemon, "k8s.io")[ref] == "" {
+			continue
+		}
+		if err := img.Compare(l.Rootfs(t, "k8s.io", ref)); err != nil {
+			t.Errorf("image %d: %v", i, err)
+		}
+	}
+	checkClean(t, l.node, "k8s.io")
+}
+
+// TestStrangePaths starts with paths that are not there, that are a file, and with a folder of very many files (L19).
+func TestStrangePaths(t *testing.T) {
+	daemon.RequireRoot(t)
+	folder := openDir(t)
+	img, bundle := bundleOf(40, "quay.io/among:1")
+	other, single := bundleOf(41, "quay.io/single:1")
+	old := time.Now().Add(-time.Hour)
+	const many = 10_000
+	for i := range many {
+		path := image.WriteFile(t, filepath.Join(folder, fmt.Sprintf("file%05d", i)), []byte("no bundle"))
+		if err := os.Chtimes(path, old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	image.WriteFile(t, filepath.Join(folder, "zz.tar"), bundle)
+	file := image.WriteFile(t, filepath.Join(openDir(t), "single.tar"), single)
+	text := image.WriteFile(t, filepath.Join(openDir(t), "text"), []byte("hello"))
+	if err := os.Chtimes(text, old, old); err != nil {
+		t.Fatal(err)
+	}
+	l := newLoadingOf(t, daemon.Options{Level: "info"}, folder, filepath.Join(folder, "absent"), file, text, "/proc/absent")
+	start := time.Now()
+	l.start(t)
+	t.Logf("%s from the start of containerd to the end of the load", time.Since(start))
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("got everything loaded after %s, want at most 10s", took)
+	}
+	l.wantLoaded(t, "quay.io/among:1", img)
+	l.wantLoaded(t, "quay.io/single:1", other)
+	out, good := l.status(t)
+	if got := strings.Count(out, "not a tar, gzip or zstd file"); good || got != many+1 {
+		t.Errorf("got status %v with %d files that are no bundle, want %d", good, got, many+1)
+	}
+	said := len(l.Log.Lines("level=error", "bundle="))
+	if said != many+1 {
+		t.Errorf("got %d lines of errors, want %d", said, many+1)
+	}
+	round := len(l.Log.Lines("bundles are loaded"))
+	place(t, filepath.Join(folder, "zzz.tar"), bundle)
+	within(t, 10*time.Second, "next round", func() bool { return len(l.Log.Lines("bundles are loaded")) > round })
+	if got := len(l.Log.Lines("level=error", "bundle=")); got != said {
+		t.Errorf("got %d lines of errors after a change, want the %d of before", got, said)
+	}
+}
