@@ -57,7 +57,7 @@ func (l loading) stanza(lines ...string) {
 func newLoadingOf(t testing.TB, opts daemon.Options, paths ...string) loading {
 	t.Helper()
 	opts.DropIns = map[string]string{"20-loader.toml": loaderStanza(fmt.Sprintf("paths = [\"%s\"]", strings.Join(paths, `", "`)))}
-	return loading{newNode(t, "", opts), paths[0]}
+	return loading{newNode(t, "", opts), paths[0], opts.DropIns}
 }
 
 // start starts the node and waits until every bundle was worked on.
