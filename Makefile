@@ -34,12 +34,12 @@ lint: ## check formatting, imports and style
 	$(GO) vet ./...
 	$(GO) run $(LINT) run ./...
 
-demo: ## show a pull that is rewritten, end to end; needs root
+demo: ## show a rewritten pull, and a pod from a bundle; needs root
 	$(GO) run ./integration/demo
 
 bench: ## compare with stock containerd; needs root
 	$(GO) test -run '^$$' -bench Route -benchmem ./resolver
-	$(GO) run ./integration/bench
+	$(GO) run ./integration/bench -plot docs/loading.svg
 
 install: build ## install into $(DESTDIR)$(PREFIX)/bin
 	install -d $(DESTDIR)$(PREFIX)/bin

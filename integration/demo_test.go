@@ -35,7 +35,7 @@ func TestDemo(t *testing.T) {
 	for _, want := range []string{
 		"password_file = ",                                                                     // the one file
 		`rule "*"`, "/spectro-images/quay.io/demo/hello:1  credential: password of 127.0.0.1:", // explain
-		"pulls go along 1 rules to 1 registries",                                                            // status
+		"pulls go along 1 rule to 1 registry",                                                               // status
 		"the container says: hello from the private registry", "pulled image", `ref="quay.io/demo/hello:1"`, // ctr
 		"GET 127.0.0.1:", "/v2/spectro-images/quay.io/demo/hello/blobs/", "/v2/spectro-images/registry.k8s.io/pause/", // the proof
 		"quay.io/demo/hello:1\n", "nothing is left behind",

@@ -30,7 +30,8 @@ func loaderStanza(text string) string {
 // loading is a node that loads the bundles of a folder.
 type loading struct {
 	node
-	folder string
+	folder  string
+	dropIns map[string]string // of containerd's configuration, by file name
 }
 
 // newLoading prepares a node whose loader's stanza has further lines.
@@ -40,15 +41,23 @@ func newLoading(t testing.TB, berth string, opts daemon.Options, lines ...string
 	if err := os.Chmod(folder, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	opts.DropIns = map[string]string{"20-loader.toml": loaderStanza(fmt.Sprintf("paths = [%q]\n%s", folder, strings.Join(lines, "\n")))}
-	return loading{newNode(t, berth, opts), folder}
+	l := loading{folder: folder, dropIns: map[string]string{}}
+	l.stanza(lines...)
+	opts.DropIns = l.dropIns
+	l.node = newNode(t, berth, opts)
+	return l
+}
+
+// stanza is the loader's from the next start on, with further lines.
+func (l loading) stanza(lines ...string) {
+	l.dropIns["20-loader.toml"] = loaderStanza(fmt.Sprintf("paths = [%q]\n%s", l.folder, strings.Join(lines, "\n")))
 }
 
 // newLoadingOf prepares a node that loads the bundles of several paths, of which the first is its folder.
 func newLoadingOf(t testing.TB, opts daemon.Options, paths ...string) loading {
 	t.Helper()
 	opts.DropIns = map[string]string{"20-loader.toml": loaderStanza(fmt.Sprintf("paths = [\"%s\"]", strings.Join(paths, `", "`)))}
-	return loading{newNode(t, "", opts), paths[0]}
+	return loading{newNode(t, "", opts), paths[0], opts.DropIns}
 }
 
 // start starts the node and waits until every bundle was worked on.

@@ -99,7 +99,7 @@ func TestOtherCopy(t *testing.T) {
 		first := image.WriteFile(t, filepath.Join(l.folder, "a.tar"), pack(bad))
 		image.WriteFile(t, filepath.Join(l.folder, "b.tar"), pack(bundle))
 		l.start(t)
-		l.wantLoaded(t, "quay.io/copy:1", img)
+		l.becomesLoaded(t, "quay.io/copy:1", img)
 		// Unless the second was faster, so that the first was not needed.
 		if out, good := l.status(t); !good && !strings.Contains(section(out, first), "does not match its name") {
 			t.Errorf("got status\n%s\nwant the fault of %s", out, first)

@@ -24,8 +24,8 @@ func bundleOf(seed uint64, name string) (*image.Image, []byte) {
 	return img, image.Tar(image.OCI([]image.Named{img.Name(name)}))
 }
 
-// wantLoaded waits until an image is there, and pinned, and compares it.
-func (l loading) wantLoaded(t *testing.T, name string, img *image.Image) {
+// becomesLoaded waits until an image is there, and pinned, and compares it.
+func (l loading) becomesLoaded(t *testing.T, name string, img *image.Image) {
 	t.Helper()
 	within(t, 15*time.Second, name, func() bool { return targets(t, l.Daemon, "k8s.io")[name] == img.Digest })
 	if !l.isPinned(t, name) {
@@ -65,14 +65,14 @@ func TestWatch(t *testing.T) {
 	t.Run("renamed into place", func(t *testing.T) {
 		img, bundle := bundleOf(1, "quay.io/renamed:1")
 		place(t, filepath.Join(l.folder, "renamed.tar"), bundle)
-		l.wantLoaded(t, "quay.io/renamed:1", img)
+		l.becomesLoaded(t, "quay.io/renamed:1", img)
 		l.wantNoErrors(t)
 	})
 	for name, pack := range map[string]func([]byte) []byte{"tar": slices.Clone[[]byte], "tar.gz": image.Gzip} {
 		t.Run("copied slowly "+name, func(t *testing.T) { // L10
 			img, bundle := bundleOf(uint64(10+len(name)), "quay.io/slow:"+name)
 			copySlowly(t, filepath.Join(l.folder, "slow."+name), pack(bundle))
-			l.wantLoaded(t, "quay.io/slow:"+name, img)
+			l.becomesLoaded(t, "quay.io/slow:"+name, img)
 			l.wantNoErrors(t)
 		})
 	}
@@ -83,7 +83,7 @@ func TestWatch(t *testing.T) {
 			image.WriteFile(t, filepath.Join(l.folder, "layout", e.Name), e.Data)
 			time.Sleep(300 * time.Millisecond)
 		}
-		l.wantLoaded(t, "quay.io/layout:1", img)
+		l.becomesLoaded(t, "quay.io/layout:1", img)
 		l.wantNoErrors(t)
 	})
 	t.Run("removed", func(t *testing.T) {
@@ -98,7 +98,7 @@ func TestWatch(t *testing.T) {
 	t.Run("folder that appears later", func(t *testing.T) {
 		img, bundle := bundleOf(3, "quay.io/later:1")
 		image.WriteFile(t, filepath.Join(later, "a.tar"), bundle)
-		l.wantLoaded(t, "quay.io/later:1", img)
+		l.becomesLoaded(t, "quay.io/later:1", img)
 	})
 	t.Run("mounted over the folder", func(t *testing.T) { // DESIGN 5.21
 		img, bundle := bundleOf(4, "quay.io/mounted:1")
@@ -109,7 +109,7 @@ func TestWatch(t *testing.T) {
 		}
 		unmount := func() error { return unix.Unmount(mounted, unix.MNT_DETACH) }
 		t.Cleanup(func() { _ = unmount() })
-		l.wantLoaded(t, "quay.io/mounted:1", img)
+		l.becomesLoaded(t, "quay.io/mounted:1", img)
 		if err := unmount(); err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +165,7 @@ func TestReplaced(t *testing.T) {
 			t.Fatalf("got %q, want one of the two", got)
 		}
 	}
-	l.wantLoaded(t, "quay.io/replaced:1", imgs[1])
+	l.becomesLoaded(t, "quay.io/replaced:1", imgs[1])
 	within(t, 15*time.Second, "good status", func() bool { _, good := l.status(t); return good })
 	for i, img := range imgs {
 		ref := "quay.io/replaced@" + img.Digest.String()
@@ -206,8 +206,8 @@ func TestStrangePaths(t *testing.T) {
 	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("got everything loaded after %s, want at most 10s", took)
 	}
-	l.wantLoaded(t, "quay.io/among:1", img)
-	l.wantLoaded(t, "quay.io/single:1", other)
+	l.becomesLoaded(t, "quay.io/among:1", img)
+	l.becomesLoaded(t, "quay.io/single:1", other)
 	out, good := l.status(t)
 	if got := strings.Count(out, "not a tar, gzip or zstd file"); good || got != many+1 {
 		t.Errorf("got status %v with %d files that are no bundle, want %d", good, got, many+1)

@@ -96,6 +96,24 @@ func (c *Catalog) Wait(ctx context.Context, named reference.Named, limit time.Du
 	}
 }
 
+// waitListed returns when it is known what is in bundles. One that is still copied is not waited for.
+func (c *Catalog) waitListed(ctx context.Context, entries []*entry) {
+	for {
+		c.mu.Lock()
+		changed := c.changed
+		listing := slices.ContainsFunc(entries, func(e *entry) bool { return e.state == Listing })
+		c.mu.Unlock()
+		if !listing {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // notify wakes who waits. c.mu is held.
 func (c *Catalog) notify() {
 	close(c.changed)
@@ -134,6 +152,31 @@ func (c *Catalog) begin(files []string, refused []refusal) []*entry {
 	return entries
 }
 
+// differs reports whether there are other bundles than those that the catalog knows, or one of them changed.
+func (c *Catalog) differs(files []string, refused []refusal) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.begun {
+		return true
+	}
+	for _, e := range c.entries {
+		switch {
+		case e.refused:
+			if !slices.ContainsFunc(refused, func(r refusal) bool { return r.path == e.path && r.err.Error() == e.err.Error() }) {
+				return true
+			}
+		case e.byHand && isGone(e.path), !e.byHand && !slices.Contains(files, e.path), !e.unchanged(), e.isBadLayout():
+			return true
+		}
+	}
+	for _, r := range refused {
+		files = append(files, r.path)
+	}
+	return slices.ContainsFunc(files, func(path string) bool {
+		return !slices.ContainsFunc(c.entries, func(e *entry) bool { return e.path == path })
+	})
+}
+
 // add puts bundles that are loaded by hand before those there are: who loads one wants what is in it.
 func (c *Catalog) add(files []string) []*entry {
 	c.mu.Lock()
@@ -166,7 +209,7 @@ func (c *Catalog) keep(path string) *entry {
 			return e
 		}
 		e.close()
-		return &entry{catalog: c, path: path, byHand: e.byHand, state: Listing, said: e.said}
+		return &entry{catalog: c, path: path, byHand: e.byHand, state: Listing, said: e.said, noted: e.noted}
 	}
 	return &entry{catalog: c, path: path, state: Listing}
 }
@@ -177,7 +220,7 @@ func (c *Catalog) refuse(r refusal) *entry {
 	for _, was := range c.entries {
 		if was.path == r.path {
 			was.close()
-			e.said = was.said
+			e.said, e.noted = was.said, was.noted
 		}
 	}
 	return e
@@ -202,7 +245,7 @@ func (c *Catalog) index() {
 	clear(c.digests)
 	for _, e := range c.entries {
 		for _, image := range e.images {
-			image.owned, image.lost, image.twin = nil, nil, nil
+			image.owned, image.lost, image.contested, image.twin = nil, nil, false, nil
 			for _, name := range image.Names {
 				c.claim(name, image)
 			}
@@ -221,21 +264,24 @@ func (c *Catalog) claim(name string, image *Image) {
 	if err != nil {
 		return
 	}
-	key := reference.TagNameOnly(named).String()
-	if first, ok := c.names[key]; ok && first.Target.Digest != image.Target.Digest {
-		image.lost = append(image.lost, fmt.Sprintf("%s is that of %s (%s)", name, first.Bundle.Path(), first.Target.Digest))
-		return
-	}
-	if first, ok := c.names[key]; !ok {
-		c.names[key] = image
-		image.owned = append(image.owned, name)
-	} else if first != image {
-		image.twin = first
-	}
 	for _, d := range append([]digest.Digest{image.Target.Digest}, image.contents.manifests...) {
 		key := named.Name() + "@" + d.String()
 		if _, ok := c.digests[key]; !ok {
 			c.digests[key] = image
+		}
+	}
+	key := reference.TagNameOnly(named).String()
+	first, ok := c.names[key]
+	switch {
+	case !ok:
+		c.names[key] = image
+		image.owned = append(image.owned, name)
+	case first != image:
+		first.contested = true
+		if first.Target.Digest != image.Target.Digest {
+			image.lost = append(image.lost, fmt.Sprintf("%s is that of %s (%s)", name, first.Bundle.Path(), first.Target.Digest))
+		} else {
+			image.twin = first
 		}
 	}
 }
@@ -253,7 +299,7 @@ func (c *Catalog) take(e *entry) []*Image {
 	return taken
 }
 
-// takeOver returns the images of a bundle that are to be loaded from it after all: those that a bundle before it has, too, and
+// takeOver returns the images of a bundle that are to be loaded from it after all: those that a bundle in front has, too, and
 // that could not be loaded from there.
 func (c *Catalog) takeOver(e *entry) []*Image {
 	c.mu.Lock()
@@ -277,15 +323,49 @@ func (c *Catalog) takeOver(e *entry) []*Image {
 	return taken
 }
 
-// holds reports whether a bundle is one of the catalog's.
-func (c *Catalog) holds(path string) bool {
+// contested returns the loaded images of a bundle with a name that another laid claim to.
+func (c *Catalog) contested(e *entry) []*Image {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var found []*Image
+	for _, image := range e.images {
+		if image.contested && image.err == nil && len(image.owned) > 0 {
+			found = append(found, image)
+		}
+	}
+	return found
+}
+
+// contest notes that it is not known yet whether an image may have its names.
+func (c *Catalog) contest(image *Image) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	image.contested = true
+}
+
+// holds reports whether a bundle is one of the catalog's and has the image of a digest, under a name that no other has.
+func (c *Catalog) holds(path string, d digest.Digest) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.entries {
+		if e.path == path {
+			return slices.ContainsFunc(e.images, func(i *Image) bool {
+				return len(i.owned) > 0 && (i.Target.Digest == d || slices.Contains(i.contents.manifests, d))
+			})
+		}
+	}
+	return false
+}
+
+// has reports whether a bundle is one of the catalog's.
+func (c *Catalog) has(path string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.ContainsFunc(c.entries, func(e *entry) bool { return e.path == path })
 }
 
-// before reports whether a bundle is one of the catalog's and stands before another.
-func (c *Catalog) before(path, other string) bool {
+// mayHold reports whether a bundle that stands before another may have a name of the other's: it is not listed yet.
+func (c *Catalog) mayHold(path, other string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.entries {
@@ -293,7 +373,7 @@ func (c *Catalog) before(path, other string) bool {
 		case other:
 			return false
 		case path:
-			return e.state != Failed
+			return e.state == Listing
 		}
 	}
 	return false
@@ -309,4 +389,15 @@ func (c *Catalog) withBlob(d digest.Digest) (*bundle.Bundle, bool) {
 		}
 	}
 	return nil, false
+}
+
+// warnAliases warns of aliases of images that no bundle holds.
+func (c *Catalog) warnAliases(ctx context.Context) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for wanted, has := range c.aliases {
+		if _, ok := c.names[has]; !ok && len(c.entries) > 0 {
+			log.G(ctx).WithFields(log.Fields{"alias": wanted, "image": has}).Warn("alias of an image that no bundle holds")
+		}
+	}
 }

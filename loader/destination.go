@@ -30,7 +30,7 @@ var (
 
 // Store implements [transfer.ImageStorer].
 func (d *destination) Store(ctx context.Context, _ ocispec.Descriptor, store images.Store) ([]images.Image, error) {
-	if _, err := d.loader.record(ctx, store, d.image); err != nil {
+	if _, err := d.loader.record(ctx, store, d.image, true); err != nil {
 		return nil, err
 	}
 	return nil, nil

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -39,7 +40,10 @@ type Image struct {
 	// Guarded by the catalog.
 	owned []string // the names, aliases too, that no bundle before has
 	lost  []string // why it does not have the others
-	twin  *Image   // the same image in a bundle before, which has its names
+	// contested says that another image laid claim to one of the names.
+	contested bool
+	twin      *Image // the same image in a bundle in front, which has a name of this one
+
 	state State
 	err   error
 }
@@ -48,16 +52,28 @@ var _ transfer.ImageFetcher = (*Source)(nil)
 
 // Source is an [Image] under one name, as a pull takes it.
 type Source struct {
-	image *Image
-	name  string
+	image  *Image
+	name   string
+	target ocispec.Descriptor
 }
 
-// NewSource returns an image under a name.
-func NewSource(image *Image, name string) *Source { return &Source{image, name} }
+// NewSource returns an image under a name. A name with the digest of one manifest of an index is that manifest's.
+func NewSource(image *Image, name string) *Source {
+	s := &Source{image, name, image.Target}
+	named, err := reference.ParseNormalizedNamed(name)
+	if digested, ok := named.(reference.Digested); ok && err == nil {
+		for _, desc := range image.contents.blobs {
+			if desc.Digest == digested.Digest() {
+				s.target = desc
+			}
+		}
+	}
+	return s
+}
 
 // Resolve implements [transfer.ImageResolver].
 func (s *Source) Resolve(context.Context) (string, ocispec.Descriptor, error) {
-	return s.name, s.image.Target, nil
+	return s.name, s.target, nil
 }
 
 // Fetcher implements [transfer.ImageFetcher].
@@ -79,7 +95,7 @@ func (f fetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadClo
 	if err != nil {
 		return nil, err
 	}
-	counting := &reader{r, f.image}
+	counting := &reader{ReadCloser: r, image: f.image}
 	if seeker, ok := r.(io.Seeker); ok {
 		return &seekingReader{counting, seeker}, nil
 	}
@@ -89,13 +105,26 @@ func (f fetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadClo
 type reader struct {
 	io.ReadCloser
 	image *Image
+	n     int64
+	whole bool
 }
 
 func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.ReadCloser.Read(p)
+	r.n += int64(n)
+	r.whole = r.whole || err == io.EOF
 	r.image.read.Add(int64(n))
 	bytesRead.Add(float64(n))
 	return n, err
+}
+
+// Close counts as written what was read to its end: the only one who does that is the content store.
+func (r *reader) Close() error {
+	if r.whole {
+		bytesWritten.Add(float64(r.n))
+		r.whole = false
+	}
+	return r.ReadCloser.Close()
 }
 
 // seekingReader forwards Seek, or what was half-written could not be taken up.

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -33,15 +34,15 @@ func (l *Loader) loadImage(ctx context.Context, image *Image, written bool) (Sta
 		}
 	}
 	state := Loaded
-	if k.nothing() && !written {
-		if recorded {
-			changed, err := l.record(ctx, l.Images, image)
-			if changed || mended {
-				return Repaired, err
-			}
-			return Present, err
-		}
+	if mended || l.wasLoaded(ctx, image) {
 		state = Repaired
+	}
+	if k.nothing() && !written && recorded {
+		changed, err := l.record(ctx, l.Images, image, false)
+		if changed || mended {
+			return state, err
+		}
+		return Present, err
 	}
 	for try := 1; ; try++ {
 		final, err := l.pull(ctx, image, k)
@@ -69,7 +70,7 @@ func (l *Loader) pull(ctx context.Context, image *Image, k lacks) (final bool, e
 	}
 	err = l.supply(ctx, image, k)
 	if err == nil {
-		err = l.Transfer.Transfer(ctx, NewSource(image, image.Names[0]), &destination{loader: l, image: image})
+		err = l.Transfer.Transfer(ctx, NewSource(image, normalized(image.Names[0])), &destination{loader: l, image: image})
 	}
 	if err != nil {
 		l.reset(ctx, image)
@@ -78,6 +79,14 @@ func (l *Loader) pull(ctx context.Context, image *Image, k lacks) (final bool, e
 	if k, err = l.check(ctx, image); err != nil {
 		return true, err
 	}
+	if !k.snapshot && !k.nothing() { // lower layers, which are not pulled if their snapshots exist
+		if err := l.supply(ctx, image, k); err != nil {
+			return l.diagnose(ctx, image, k, err)
+		}
+		if k, err = l.check(ctx, image); err != nil {
+			return true, err
+		}
+	}
 	if k.snapshot {
 		return false, fmt.Errorf("not unpacked: something removed it, or containerd's transfer service has no unpack_config for %s and snapshotter %q", formatted(l.Platform), l.Snapshotter)
 	}
@@ -85,6 +94,15 @@ func (l *Loader) pull(ctx context.Context, image *Image, k lacks) (final bool, e
 		return false, fmt.Errorf("blob %s is not there after all: something removed it", append(k.missing, k.damaged...)[0].Digest)
 	}
 	return false, nil
+}
+
+// normalized is a name with its host, by which containerd labels content.
+func normalized(name string) string {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return name
+	}
+	return reference.TagNameOnly(named).String()
 }
 
 // supply writes the blobs that a pull would not: those that are damaged, since it takes what is known for whole; and those
@@ -206,6 +224,10 @@ func (l *Loader) fetchWanted(ctx context.Context, e *entry, k lacks, wanted map[
 		err := writeBlob(ctx, l.Content, remotes.MakeRefKey(ctx, desc), desc, r)
 		if errdefs.IsFailedPrecondition(err) {
 			return nil // it is not what its name says: the images that want it fail by themselves, and no others
+		}
+		if err == nil {
+			bytesRead.Add(float64(desc.Size))
+			bytesWritten.Add(float64(desc.Size))
 		}
 		return err
 	})

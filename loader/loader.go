@@ -20,6 +20,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -93,6 +94,7 @@ type Loader struct {
 
 	rounds    sync.Mutex  // one round of loading at a time
 	loaded    bool        // guarded by rounds
+	unpinned  atomic.Bool // every image was let go of by hand: Berth is being removed
 	unclean   atomic.Bool // what is unpacked may be damaged, and was not looked at since
 	verifying sync.Mutex
 	repairs   sync.Mutex // one blob is repaired at a time
@@ -118,6 +120,9 @@ func (l *Loader) Load(ctx context.Context) error {
 	defer l.rounds.Unlock()
 	ctx = namespaces.WithNamespace(ctx, l.Namespace)
 	start := time.Now()
+	if l.unpinned.Load() {
+		return nil
+	}
 	files, refused := find(l.Paths)
 	first := !l.loaded
 	entries := l.catalog.begin(files, refused)
@@ -127,6 +132,9 @@ func (l *Loader) Load(ctx context.Context) error {
 	}
 	l.loaded = true
 	failed := err != nil
+	if first {
+		l.catalog.warnAliases(ctx)
+	}
 	if !failed {
 		err = l.letGo(ctx)
 	}
@@ -137,6 +145,11 @@ func (l *Loader) Load(ctx context.Context) error {
 
 // LoadPaths loads bundles by hand, in the background; ctx ends it. An error says that there is nothing to load.
 func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
+	for _, path := range paths {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("load %s: no such file or directory: %w", path, errdefs.ErrNotFound)
+		}
+	}
 	files, refused := find(paths)
 	var errs []error
 	for _, r := range refused {
@@ -148,6 +161,7 @@ func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
 	if len(files) == 0 {
 		return nil, fmt.Errorf("no bundle in %s: %w", strings.Join(paths, ", "), errdefs.ErrNotFound)
 	}
+	l.unpinned.Store(false)
 	load := &Load{done: make(chan struct{})}
 	l.rounds.Lock()
 	load.entries = l.catalog.add(files)
@@ -190,13 +204,13 @@ func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 		return err
 	}
 	var work sync.WaitGroup
-	for _, e := range entries {
+	for i, e := range entries {
 		work.Go(func() {
 			defer l.recovered(ctx, func(err error) {
 				e.fail(err)
 				e.announce(ctx)
 			})
-			l.loadBundle(ctx, e)
+			l.loadBundle(ctx, e, entries[:i])
 		})
 	}
 	work.Wait()
@@ -206,6 +220,8 @@ func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 	if err := l.loadAlone(ctx, entries); err != nil {
 		return err
 	}
+	l.settle(ctx, entries)
+	note(ctx, entries)
 	var errs []error
 	for _, e := range entries {
 		errs = append(errs, e.error())
@@ -213,12 +229,14 @@ func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 	return errors.Join(errs...)
 }
 
-func (l *Loader) loadBundle(ctx context.Context, e *entry) {
+// loadBundle lists and loads a bundle, which stands behind others.
+func (l *Loader) loadBundle(ctx context.Context, e *entry, front []*entry) {
 	e.start = time.Now()
 	if !l.list(ctx, e) {
 		e.announce(ctx)
 		return
 	}
+	l.catalog.waitListed(ctx, front) // or it is not known which names are e's, and what is loaded was a matter of chance
 	images := l.catalog.take(e)
 	var fetched map[*Image]error
 	if e.bundle.Compressed() {
@@ -255,7 +273,7 @@ func (l *Loader) loadBundle(ctx context.Context, e *entry) {
 func (l *Loader) loadOthers(ctx context.Context, e *entry) {
 	images := l.catalog.takeOver(e)
 	for _, image := range images {
-		l.loadOne(ctx, image)
+		_ = l.loadOne(ctx, image) // the image has it
 	}
 	if len(images) > 0 {
 		e.end()
@@ -311,6 +329,19 @@ func (l *Loader) loadOneAlone(ctx context.Context, image *Image) (dirty bool) {
 	return err != nil && after < free
 }
 
+// settle records again, now that all bundles are listed, the images that have names which others lay claim to: while they
+// were loaded it was not known yet whose these are.
+func (l *Loader) settle(ctx context.Context, entries []*entry) {
+	for _, e := range entries {
+		for _, image := range l.catalog.contested(e) {
+			if _, err := l.record(ctx, l.Images, image, false); err != nil {
+				image.fail(err)
+				e.end()
+			}
+		}
+	}
+}
+
 // list opens a bundle and reads what is in it, unless that is known. It reports whether there is anything to load.
 func (l *Loader) list(ctx context.Context, e *entry) bool {
 	if e.listed() {
@@ -332,8 +363,11 @@ func (l *Loader) list(ctx context.Context, e *entry) bool {
 		case ctx.Err() != nil:
 			e.fail(ctx.Err())
 			return false
-		case time.Since(written(e.path)).Abs() < settled && wait(ctx, max(settled/4, 2*time.Since(start))):
-			continue // it may still be copied
+		case time.Since(written(e.path)).Abs() < settled:
+			e.set(Copying) // it may still be copied
+			if wait(ctx, max(settled/4, 2*time.Since(start))) {
+				continue
+			}
 		case errors.As(err, &machine):
 			e.fail(err) // which may pass, and the bundle stay the same
 			return false

@@ -19,7 +19,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/distribution/reference"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // The labels of a loaded image.
@@ -39,7 +38,7 @@ const (
 
 // Labels are those of an image that was loaded from a bundle, or pulled from it into a namespace.
 func (l *Loader) Labels(bundle, namespace string) map[string]string {
-	if namespace != l.Namespace || labels.Validate(BundleLabel, bundle) != nil { // its path may be too long for a label
+	if namespace != l.Namespace || l.unpinned.Load() || labels.Validate(BundleLabel, bundle) != nil { // its path may be too long for a label
 		return nil
 	}
 	set := map[string]string{BundleLabel: bundle}
@@ -50,8 +49,9 @@ func (l *Loader) Labels(bundle, namespace string) map[string]string {
 }
 
 // record writes what images a bundle's image is known by: its names and aliases, each repository with the digest, and, for
-// CRI, the id that CRI itself would record. What is recorded as it should be is not written. It reports whether anything was.
-func (l *Loader) record(ctx context.Context, store images.Store, image *Image) (changed bool, err error) {
+// CRI, the id that CRI itself would record. What is recorded as it should be is not written, unless CRI is to be told: it
+// looks at an image's content when the record changes, and at no other time. It reports whether anything was to be written.
+func (l *Loader) record(ctx context.Context, store images.Store, image *Image, tell bool) (changed bool, err error) {
 	own := l.Labels(image.Bundle.Path(), l.Namespace)
 	if own == nil {
 		return false, fmt.Errorf("record image %s: the bundle's path is too long for a label: %w", image.Names[0], errdefs.ErrInvalidArgument)
@@ -63,30 +63,38 @@ func (l *Loader) record(ctx context.Context, store images.Store, image *Image) (
 	if err != nil {
 		return false, err
 	}
-	for _, name := range withDigests(names, image.Target) {
-		wrote, err := put(ctx, store, images.Image{Name: name, Target: image.Target, Labels: own})
+	for _, name := range append(names, l.digested(image)...) {
+		wrote, err := put(ctx, store, images.Image{Name: name, Target: image.Target, Labels: own}, tell)
 		if err != nil {
 			return changed, fmt.Errorf("record image %s: %w", name, err)
-		}
-		changed = changed || wrote
-	}
-	if l.Namespace == criNamespace {
-		wrote, err := put(ctx, store, images.Image{Name: image.contents.config.Digest.String(), Target: image.Target, Labels: own})
-		if err != nil {
-			return changed, fmt.Errorf("record image id %s: %w", image.contents.config.Digest, err)
 		}
 		changed = changed || wrote
 	}
 	return changed, nil
 }
 
-// isRecorded reports whether an image is known by everything that it is to be known by, so that nothing of it is garbage.
-func (l *Loader) isRecorded(ctx context.Context, image *Image) (bool, error) {
-	names := withDigests(image.names(), image.Target)
-	if l.Namespace == criNamespace {
-		names = append(names, image.contents.config.Digest.String())
+// digested are the names of an image that say its digest: one for each repository and, for CRI, the id.
+func (l *Loader) digested(image *Image) []string {
+	var all []string
+	for _, name := range image.names() {
+		named, err := reference.ParseNormalizedNamed(name)
+		if err != nil {
+			continue
+		}
+		digested := named.Name() + "@" + image.Target.Digest.String()
+		if !slices.Contains(all, digested) {
+			all = append(all, digested)
+		}
 	}
-	for _, name := range names {
+	if l.Namespace == criNamespace {
+		all = append(all, image.contents.config.Digest.String())
+	}
+	return all
+}
+
+// isRecorded reports whether an image is known by its digest, so that nothing of it is garbage.
+func (l *Loader) isRecorded(ctx context.Context, image *Image) (bool, error) {
+	for _, name := range l.digested(image) {
 		there, err := l.Images.Get(ctx, name)
 		if errdefs.IsNotFound(err) || err == nil && there.Target.Digest != image.Target.Digest {
 			return false, nil
@@ -98,20 +106,12 @@ func (l *Loader) isRecorded(ctx context.Context, image *Image) (bool, error) {
 	return true, nil
 }
 
-// withDigests adds name@digest for the repository of each name.
-func withDigests(names []string, target ocispec.Descriptor) []string {
-	all := slices.Clone(names)
-	for _, name := range names {
-		named, err := reference.ParseNormalizedNamed(name)
-		if err != nil {
-			continue
-		}
-		digested := named.Name() + "@" + target.Digest.String()
-		if !slices.Contains(all, digested) {
-			all = append(all, digested)
-		}
-	}
-	return all
+// wasLoaded reports whether an image was loaded from its bundle before.
+func (l *Loader) wasLoaded(ctx context.Context, image *Image) bool {
+	return slices.ContainsFunc(append(image.names(), l.digested(image)...), func(name string) bool {
+		there, err := l.Images.Get(ctx, name)
+		return err == nil && there.Target.Digest == image.Target.Digest && there.Labels[BundleLabel] == image.Bundle.Path()
+	})
 }
 
 // free returns the names that the image may have. A name that is already that of another image is taken over, and that is
@@ -130,7 +130,8 @@ func (l *Loader) free(ctx context.Context, store images.Store, image *Image) ([]
 		owner := there.Labels[BundleLabel]
 		said := log.G(ctx).WithFields(log.Fields{"image": name, "bundle": image.Bundle.Path(), "digest": image.Target.Digest, "other": there.Target.Digest, "other-bundle": owner})
 		switch {
-		case owner != "" && l.catalog.before(owner, image.Bundle.Path()):
+		case owner != "" && l.catalog.mayHold(owner, image.Bundle.Path()):
+			l.catalog.contest(image)
 			continue
 		case owner == "" && l.KeepOthers:
 			said.Warn("name is that of another image, which is kept; the bundle's image has its digest alone")
@@ -145,8 +146,8 @@ func (l *Loader) free(ctx context.Context, store images.Store, image *Image) ([]
 	return names, nil
 }
 
-// put creates or updates one record, if it is not as it should be.
-func put(ctx context.Context, store images.Store, want images.Image) (wrote bool, err error) {
+// put creates or updates one record, if it is not as it should be. It reports whether it was not.
+func put(ctx context.Context, store images.Store, want images.Image, always bool) (changed bool, err error) {
 	for {
 		there, err := store.Get(ctx, want.Name)
 		if errdefs.IsNotFound(err) {
@@ -165,35 +166,47 @@ func put(ctx context.Context, store images.Store, want images.Image) (wrote bool
 				paths = append(paths, "labels."+label)
 			}
 		}
+		if there.Labels[BundleLabel] != "" && there.Labels[PinLabel] != "" && want.Labels[PinLabel] == "" {
+			paths = append(paths, "labels."+PinLabel) // an empty label is none
+		}
 		if there.Target.Digest != want.Target.Digest {
 			paths = append(paths, "target")
 		}
-		if len(paths) == 0 {
+		changed = len(paths) > 0
+		if !changed && !always {
 			return false, nil
+		}
+		if !changed {
+			paths = append(paths, "labels."+BundleLabel)
 		}
 		update := images.Image{Name: want.Name, Target: want.Target, Labels: maps.Clone(want.Labels)}
 		if _, err = store.Update(ctx, update, paths...); errdefs.IsNotFound(err) {
 			continue // it was removed meanwhile
 		}
-		return err == nil, err
+		return changed && err == nil, err
 	}
 }
 
-// letGo unpins the images of bundles that have gone.
+// letGo unpins the images of bundles that have gone, and those that are no longer in their bundle.
 func (l *Loader) letGo(ctx context.Context) error {
-	return l.unpin(ctx, func(bundle string) bool { return !l.catalog.holds(bundle) && (l.owned(bundle) || isGone(bundle)) })
+	return l.unpin(ctx, func(image images.Image) bool {
+		bundle := image.Labels[BundleLabel]
+		return !l.catalog.holds(bundle, image.Target.Digest) && (l.owned(bundle) || l.catalog.has(bundle) || isGone(bundle))
+	})
 }
 
-// Unpin unpins every image that was loaded, in all of the loader's namespace. They stay, and are images like any other.
+// Unpin unpins every image that was loaded. They stay, and are images like any other; nothing more is loaded until containerd
+// starts again.
 func (l *Loader) Unpin(ctx context.Context) (int, error) {
 	l.rounds.Lock()
 	defer l.rounds.Unlock()
 	ctx = namespaces.WithNamespace(ctx, l.Namespace)
+	l.unpinned.Store(true)
 	before, err := l.ownedImages(ctx)
 	if err != nil {
 		return 0, err
 	}
-	return len(before), l.unpin(ctx, func(string) bool { return true })
+	return len(before), l.unpin(ctx, func(images.Image) bool { return true })
 }
 
 func isGone(path string) bool {
@@ -209,22 +222,22 @@ func (l *Loader) ownedImages(ctx context.Context) ([]images.Image, error) {
 	return all, nil
 }
 
-func (l *Loader) unpin(ctx context.Context, gone func(bundle string) bool) error {
+func (l *Loader) unpin(ctx context.Context, gone func(images.Image) bool) error {
 	all, err := l.ownedImages(ctx)
 	if err != nil {
 		return err
 	}
 	for _, image := range all {
-		bundle := image.Labels[BundleLabel]
-		if !gone(bundle) {
+		if !gone(image) {
 			continue
 		}
+		bundle := image.Labels[BundleLabel]
 		delete(image.Labels, BundleLabel)
 		delete(image.Labels, PinLabel)
 		if _, err := l.Images.Update(ctx, image, "labels"); err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("unpin image %s: %w", image.Name, err)
 		}
-		log.G(ctx).WithFields(log.Fields{"image": image.Name, "bundle": bundle}).Info("image is unpinned: its bundle has gone")
+		log.G(ctx).WithFields(log.Fields{"image": image.Name, "bundle": bundle}).Info("image is unpinned")
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ package loader
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,12 +24,10 @@ func (e *entry) announce(ctx context.Context) {
 	s := e.status()
 	seconds.Observe(d.Seconds())
 	count := map[State]int{}
-	var notes []string
 	for _, i := range s.Images {
 		count[i.State]++
-		notes = append(notes, i.Notes...)
 	}
-	says := fmt.Sprint(s.Err, notes, len(s.Images))
+	says := fmt.Sprint(s.Err, len(s.Images))
 	e.news = says != e.said || count[Loaded]+count[Repaired] > 0
 	e.said = says
 	level := func(l logrus.Level) logrus.Level {
@@ -41,15 +40,30 @@ func (e *entry) announce(ctx context.Context) {
 		"bundle": s.Path, "format": s.Format, "images": len(s.Images),
 		"loaded": count[Loaded], "repaired": count[Repaired], "present": count[Present], "failed": count[Failed], "seconds": rounded(d),
 	})
-	for _, note := range notes {
-		line.Log(level(logrus.WarnLevel), "name is not given to an image: "+note)
-	}
 	if s.Err == nil {
 		line.Log(level(logrus.InfoLevel), "bundle is loaded")
 		return
 	}
 	for _, problem := range strings.Split(s.Err.Error(), "\n") {
 		line.WithField("problem", problem).Log(level(logrus.ErrorLevel), "bundle is not loaded as a whole")
+	}
+}
+
+// note writes a line for each name that an image does not get, once. It is known when all bundles are listed.
+func note(ctx context.Context, entries []*entry) {
+	for _, e := range entries {
+		s := e.status()
+		var notes []string
+		for _, i := range s.Images {
+			notes = append(notes, i.Notes...)
+		}
+		if slices.Equal(notes, e.noted) {
+			continue
+		}
+		e.noted = notes
+		for _, text := range notes {
+			log.G(ctx).WithField("bundle", s.Path).Warn("name is not given to an image: " + text)
+		}
 	}
 }
 

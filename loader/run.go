@@ -16,8 +16,8 @@ const (
 	maxRetry = 5 * time.Minute
 )
 
-// Run loads at once, calls loaded after that, and loads again whenever something changed, until ctx ends. What could not be
-// loaded is tried again after a while.
+// Run loads at once, calls loaded after that, and loads again whenever the bundles changed, until ctx ends. What could not be
+// loaded is tried again after a while. What is sent on changes need not be about bundles.
 func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()) {
 	l.unclean.Store(!l.begin(ctx))
 	retry := minRetry
@@ -33,14 +33,31 @@ func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()
 		if l.unclean.Swap(false) {
 			l.verifyOthers(ctx)
 		}
+		runs, changed := l.wait(ctx, changes, again)
+		switch {
+		case !runs:
+			return
+		case changed:
+			retry = minRetry
+		default:
+			retry = min(2*retry, maxRetry)
+		}
+	}
+}
+
+// wait reports whether ctx still runs when it is time to load again, and whether that is since the bundles changed.
+func (l *Loader) wait(ctx context.Context, changes <-chan struct{}, again <-chan time.Time) (runs, changed bool) {
+	for {
 		select {
 		case <-ctx.Done():
-			return
+			return false, false
 		case <-again:
-			retry = min(2*retry, maxRetry)
-		case <-changes:
-			retry = minRetry
-			log.G(ctx).Debug("a folder of bundles changed")
+			return true, false
+		case <-changes: // every container that starts is a mount, and a change
+			if l.catalog.differs(find(l.Paths)) {
+				log.G(ctx).Debug("the bundles changed")
+				return true, true
+			}
 		}
 	}
 }

@@ -20,6 +20,8 @@ type State string
 const (
 	// Listing is a bundle of which it is not known what is in it.
 	Listing State = "listing"
+	// Copying is a bundle that cannot be read and was written to a moment ago.
+	Copying State = "being copied"
 	// Waiting is an image that is not worked on yet.
 	Waiting State = "waiting"
 	// Loading is a bundle of which an image is not loaded, or an image that is worked on.
@@ -32,6 +34,8 @@ const (
 	Present State = "present"
 	// Failed is what could not be loaded, or not as a whole.
 	Failed State = "failed"
+	// Shadowed is an image that is not loaded, since each of its names is another's of a bundle further in front.
+	Shadowed State = "shadowed"
 )
 
 // entry is one bundle of a catalog. Its state is guarded by the catalog.
@@ -49,6 +53,7 @@ type entry struct {
 	unread   os.FileInfo // of a bundle in which something is wrong, so that it could not be listed
 	said     string      // what the log says of it
 	news     bool        // and whether that is of this round
+	noted    []string    // the names that the log says its images do not get
 	start    time.Time   // of the work on it
 }
 
@@ -84,6 +89,13 @@ func (e *entry) cannotRead(info os.FileInfo, err error) {
 	e.catalog.mu.Lock()
 	defer e.catalog.mu.Unlock()
 	e.unread = info
+}
+
+func (e *entry) set(state State) {
+	e.catalog.mu.Lock()
+	defer e.catalog.mu.Unlock()
+	e.state = state
+	e.catalog.notify()
 }
 
 // fail notes that nothing of the bundle, or nothing more, can be loaded.
@@ -215,8 +227,8 @@ func (e *entry) lockedStatus() BundleStatus {
 	}
 	for _, i := range e.images {
 		state := i.state
-		if i.twin != nil && len(i.owned) == 0 {
-			state = i.twin.state
+		if len(i.owned) == 0 && i.err == nil {
+			state = Shadowed // also if it was loaded before the bundle in front was listed
 		}
 		s.Images = append(s.Images, ImageStatus{Names: i.Names, Digest: i.Target.Digest, State: state, Err: i.err, Notes: i.lost, Size: i.contents.size(), Read: i.read.Load()})
 	}

@@ -103,6 +103,9 @@ func (v *verification) image(ctx context.Context, namespace string, image images
 		if !bad {
 			continue
 		}
+		if _, err := v.loader.Snapshots.Stat(ctx, chains[i].String()); errdefs.IsNotFound(err) {
+			return // it was removed meanwhile
+		}
 		d.Namespace, d.Image = namespace, image.Name
 		v.found = append(v.found, d)
 		said := log.G(ctx).WithField("namespace", namespace)

@@ -62,6 +62,7 @@ func mountAt(t *testing.T, m mount.Mount) (dir string) {
 	t.Cleanup(func() {
 		if err := mount.UnmountAll(dir, 0); err != nil {
 			t.Error(err)
+			_ = mount.UnmountAll(dir, unix.MNT_DETACH) // or it would outlive the test
 		}
 	})
 	return dir
@@ -138,7 +139,7 @@ func TestApplyPassesThrough(t *testing.T) {
 				return tt.desc, tt.err
 			}}}
 			got, err := d.Apply(t.Context(), layerDesc, mounts, diff.WithSyncFs(true))
-			if got.Digest != tt.desc.Digest || err != tt.err {
+			if got.Digest != tt.desc.Digest || !errors.Is(err, tt.err) {
 				t.Errorf("got %v, %v, want %v, %v", got, err, tt.desc, tt.err)
 			}
 			if left := open(t, dir, filepath.Dir(dir)); len(left) > 0 {
@@ -315,7 +316,7 @@ func TestOpenWritten(t *testing.T) {
 	})
 }
 
-// The sync in the background tells of its first error, and ends with stop.
+// The sync in the background tells of its first error, and ends with stop, or with a layer that cannot be unpacked.
 func TestWriteBackStops(t *testing.T) {
 	f, err := os.Open(t.TempDir())
 	if err != nil {
@@ -331,6 +332,12 @@ func TestWriteBackStops(t *testing.T) {
 	time.Sleep(5 * writeBackEvery)
 	if err := stop(); !errors.Is(err, unix.EBADF) || strings.Count(err.Error(), "syncfs "+f.Name()) != 1 {
 		t.Errorf("got %v, want one error of syncfs", err)
+	}
+	d := syncedDiffer{unpacker{apply: func(context.Context, ocispec.Descriptor, []mount.Mount, ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+		return ocispec.Descriptor{}, errors.New("broken layer")
+	}}}
+	if _, err := d.Apply(t.Context(), layerDesc, []mount.Mount{{Source: t.TempDir()}}); err == nil {
+		t.Error("got no error, want that of the layer")
 	}
 	running := func() bool {
 		stacks := make([]byte, 1<<20)

@@ -79,9 +79,6 @@ func deleteStaleLeases(ctx context.Context, names []string, manager leases.Manag
 // deleteUnusedLease deletes the lease that a client made for a pull that was killed. After a power cut the client is no
 // more. One that still lives loses nothing: the lease would have expired, and it keeps nothing.
 func deleteUnusedLease(ctx context.Context, manager leases.Manager, id string) error {
-	if id == "" {
-		return nil
-	}
 	found, err := manager.List(ctx, "id=="+strconv.Quote(id))
 	if err != nil || len(found) == 0 || found[0].Labels["containerd.io/gc.expire"] == "" {
 		return err

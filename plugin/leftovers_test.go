@@ -242,11 +242,15 @@ func TestUnknownContentIsRemoved(t *testing.T) {
 	}
 	want("not listed", unknown, true)
 	dir := filepath.Join(k.root, "ingest")
+	write(t, t.Context(), k.blobs, "one/7/torn", "torn", false)
+	if err := os.Truncate(filepath.Join(dir, digest.FromString("one/7/torn").Encoded(), "ref"), 0); err != nil {
+		t.Fatal(err)
+	}
 	if err := removeIngests(t.Context(), []string{"one"}, unlisted{k.db.ContentStore()}, dir); !errors.Is(err, errUnlisted) {
 		t.Errorf("got %v, want %v", err, errUnlisted)
 	}
 	if left := must(os.ReadDir(dir)); len(left) != 1 {
-		t.Errorf("got %d ingests left, want 1", len(left))
+		t.Errorf("got %d ingests left, want the one that can be read", len(left))
 	}
 	k.remove(t)
 	want("listed", unknown, false)

@@ -166,10 +166,12 @@ func (b bundles) Find(ctx context.Context, named reference.Named) (resolver.Bund
 	}
 	namespace, _ := namespaces.Namespace(ctx)
 	return resolver.Bundled{
-		Path:         image.Bundle.Path(),
-		Labels:       b.Labels(image.Bundle.Path(), namespace),
-		Service:      b.Transfer,
-		ImageFetcher: loader.NewSource(image, named.String()),
+		Path:          image.Bundle.Path(),
+		Labels:        b.Labels(image.Bundle.Path(), namespace),
+		Holds:         image.Bundle.Has,
+		DiscardLayers: b.DropLayers && namespace == b.Namespace,
+		Service:       b.Transfer,
+		ImageFetcher:  loader.NewSource(image, named.String()),
 	}, true
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/plugin"
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/berth-edge/berth/loader"
 	"github.com/berth-edge/berth/resolver"
 )
 
@@ -52,6 +53,7 @@ func routeTransfers(ic *plugin.InitContext, inner initFn) (any, error) {
 		Content:       db.(*metadata.DB).ContentStore(),
 		Downloads:     &r.Downloads,
 		DiscardLayers: r.Discard.Load,
+		KeepLabels:    []string{loader.BundleLabel, loader.PinLabel},
 	}, ic, inner}, nil
 }
 

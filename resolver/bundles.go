@@ -6,9 +6,14 @@ package resolver
 import (
 	"context"
 	"fmt"
+	"slices"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/transfer"
+	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Bundles are the images that ship with this machine. They come before every registry, so that such an image is pulled
@@ -27,6 +32,10 @@ type Bundled struct {
 	Path string
 	// Labels are those that the image is stored with.
 	Labels map[string]string
+	// Holds reports whether the bundle has the content of a digest.
+	Holds func(digest.Digest) bool
+	// DiscardLayers lets garbage collection take a compressed layer that is unpacked: the bundle can serve it again.
+	DiscardLayers bool
 	// Service does the work of a pull from it: bundles are part of the system, and need not be put to verifiers.
 	Service transfer.Transferrer
 
@@ -48,6 +57,22 @@ func (rs *Routes) bundled(ctx context.Context, named reference.Named) (Bundled, 
 }
 
 func (r Route) inBundle() bool { return len(r.Targets) > 0 && r.Targets[0].Bundled != nil }
+
+// held returns h without what an index names that the bundle does not hold: platforms that were left out of it, which a
+// client that wants all that there is, as ctr does, need not have. It is an error if nothing is left of what is wanted.
+func (b Bundled) held(h images.HandlerFunc) images.HandlerFunc {
+	return func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		wanted, err := h(ctx, desc)
+		if err != nil || !images.IsIndexType(desc.MediaType) || len(wanted) == 0 {
+			return wanted, err
+		}
+		held := slices.DeleteFunc(slices.Clone(wanted), func(d ocispec.Descriptor) bool { return !b.Holds(d.Digest) })
+		if len(held) == 0 {
+			return nil, fmt.Errorf("bundle %s holds no image for the platform that is wanted of index %s: %w", b.Path, desc.Digest, errdefs.ErrNotFound)
+		}
+		return held, nil
+	}
+}
 
 // bundleOrigin is an image in a bundle while it is pulled.
 type bundleOrigin struct{ *Bundled }

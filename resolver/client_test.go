@@ -173,6 +173,11 @@ func TestClientWithoutPassword(t *testing.T) {
 	if len(none.asked) == 0 {
 		t.Error("the client was not asked")
 	}
+	bare := &pod{answer: registry.Credentials{Username: "pod-user"}}
+	wantError(t, n.pull(t.Context(), ref, registry.WithCredentials(bare)), errdefs.ErrUnauthenticated, "unauthorized")
+	if got := realm.Received("account=", "Authorization: Basic"); len(got) > 0 {
+		t.Errorf("the realm received %q of a user without a password, want nothing", got)
+	}
 	token := &pod{answer: registry.Credentials{Secret: "pod-pass"}}
 	if err := n.pull(t.Context(), ref, registry.WithCredentials(token)); err != nil {
 		t.Error(err)

@@ -19,7 +19,9 @@ import (
 type destination struct {
 	transfer.ImageStorer
 	labels  map[string]string
+	keep    []string
 	discard bool
+	bundled *Bundled // what is pulled from, nil if it is no bundle
 }
 
 var (
@@ -28,13 +30,13 @@ var (
 	_ transfer.ImageUnpacker = (*destination)(nil)
 )
 
-func newDestination(inner transfer.ImageStorer, labels map[string]string, discardLayers bool) *destination {
-	return &destination{inner, labels, discardLayers}
+func (t *Transferrer) newDestination(ctx context.Context, inner transfer.ImageStorer, labels map[string]string) *destination {
+	return &destination{ImageStorer: inner, labels: labels, keep: t.KeepLabels, discard: t.discards(ctx)}
 }
 
 // Store implements [transfer.ImageStorer].
 func (d *destination) Store(ctx context.Context, desc ocispec.Descriptor, store images.Store) ([]images.Image, error) {
-	return d.ImageStorer.Store(ctx, desc, labelledStore{store, d.labels})
+	return d.ImageStorer.Store(ctx, desc, labelledStore{store, d.labels, d.keep})
 }
 
 // ImageFilter implements [transfer.ImageFilterer].
@@ -43,7 +45,10 @@ func (d *destination) ImageFilter(h images.HandlerFunc, cs content.Store) images
 		cs = layerlessStore{cs}
 	}
 	if f, ok := d.ImageStorer.(transfer.ImageFilterer); ok {
-		return f.ImageFilter(h, cs)
+		h = f.ImageFilter(h, cs)
+	}
+	if d.bundled != nil {
+		h = d.bundled.held(h)
 	}
 	return h
 }
@@ -56,10 +61,12 @@ func (d *destination) UnpackPlatforms() []transfer.UnpackConfiguration {
 	return nil
 }
 
-// labelledStore adds labels to every image that goes into the store.
+// labelledStore adds labels to every image that goes into the store, and keeps those of keep for as long as a name is that
+// of the same image: an update without field paths, which is how containerd stores what it pulled, replaces all labels.
 type labelledStore struct {
 	images.Store
 	labels map[string]string
+	keep   []string
 }
 
 func (s labelledStore) Create(ctx context.Context, image images.Image) (images.Image, error) {
@@ -67,7 +74,22 @@ func (s labelledStore) Create(ctx context.Context, image images.Image) (images.I
 }
 
 func (s labelledStore) Update(ctx context.Context, image images.Image, fieldpaths ...string) (images.Image, error) {
-	return s.Store.Update(ctx, s.label(image), fieldpaths...)
+	if len(fieldpaths) > 0 {
+		return s.Store.Update(ctx, s.label(image), fieldpaths...)
+	}
+	there, err := s.Store.Get(ctx, image.Name)
+	if err != nil {
+		return images.Image{}, err
+	}
+	kept := map[string]string{}
+	for _, label := range s.keep {
+		if value, ok := there.Labels[label]; ok && there.Target.Digest == image.Target.Digest {
+			kept[label] = value
+		}
+	}
+	maps.Copy(kept, image.Labels)
+	image.Labels = kept
+	return s.Store.Update(ctx, s.label(image))
 }
 
 func (s labelledStore) label(image images.Image) images.Image {
@@ -88,17 +110,8 @@ type layerlessStore struct{ content.Store }
 const layerLabel = "containerd.io/gc.ref.content.l."
 
 func (s layerlessStore) Update(ctx context.Context, info content.Info, fieldpaths ...string) (content.Info, error) {
-	var paths []string
-	for _, path := range fieldpaths {
-		if !strings.HasPrefix(path, "labels."+layerLabel) {
-			paths = append(paths, path)
-		}
-	}
-	if len(fieldpaths) > 0 && len(paths) == 0 {
-		return info, nil
-	}
 	labels := maps.Clone(info.Labels)
 	maps.DeleteFunc(labels, func(name, _ string) bool { return strings.HasPrefix(name, layerLabel) })
 	info.Labels = labels
-	return s.Store.Update(ctx, info, paths...)
+	return s.Store.Update(ctx, info, fieldpaths...)
 }

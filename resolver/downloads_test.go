@@ -94,3 +94,34 @@ func TestDownloads(t *testing.T) {
 		})
 	}
 }
+
+// The limit is also that of the parts of one layer, where the service fetches layers in parts.
+func TestDownloadsInParts(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("parts", 64<<10)
+	for _, tt := range []struct {
+		name      string
+		limit     int // 0: the service's
+		wantParts bool
+	}{
+		{"the service's", 0, false},
+		{"one that takes its place", 4, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, registrytest.Registry{Image: image})
+			n := newNode(t, s.registry()+from(s))
+			if tt.limit > 0 {
+				n.Downloads.Limit(tt.limit)
+			}
+			n.Inner = local.NewTransferService(n.db.ContentStore(), n.images, local.TransferConfig{Leases: n.Leases, MaxConcurrentDownloads: 1, ConcurrentLayerFetchBuffer: 16 << 10})
+			if err := n.pull(t.Context(), ref); err != nil {
+				t.Fatal(err)
+			}
+			n.wantImage(t, ref, image)
+			if got := len(s.Lines(image.LayerPath())); got > 1 != tt.wantParts {
+				t.Errorf("got %d requests for the layer, want parts %t", got, tt.wantParts)
+			}
+		})
+	}
+}

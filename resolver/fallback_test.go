@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -186,20 +187,33 @@ func TestCredentialUnavailableStops(t *testing.T) {
 	}
 }
 
-// SEC-39: a verifier's no ends the pull, before a blob is asked for and without another target.
+// SEC-39: a verifier's no ends the pull, as its failure does, before a blob is asked for and without another target.
 func TestVerifierStops(t *testing.T) {
 	t.Parallel()
 	content := registrytest.NewImage("denied", 4<<10)
-	first, second := serve(t, registrytest.Registry{Image: content}), serve(t, registrytest.Registry{Image: content})
-	n := newNode(t, first.registry()+second.registry()+from(first, second), &verifier{})
-	wantError(t, n.pull(t.Context(), ref), nil, "verifier0 blocked pull of "+ref, "reason of the test")
-	if got := len(first.Lines("/blobs/")); got != 0 {
-		t.Errorf("got %d requests for blobs, want 0", got)
+	for _, tt := range []struct {
+		name string
+		v    verifier
+		want string
+	}{
+		{"says no", verifier{}, "reason of the test"},
+		{"is not found", verifier{err: fmt.Errorf("verify: %w", errdefs.ErrNotFound)}, "verify: not found"},
+		{"says nothing", verifier{err: fmt.Errorf("verify: %w", io.ErrUnexpectedEOF)}, "verify: unexpected EOF"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			first, second := serve(t, registrytest.Registry{Image: content}), serve(t, registrytest.Registry{Image: content})
+			n := newNode(t, first.registry()+second.registry()+from(first, second), &tt.v)
+			wantError(t, n.pull(t.Context(), ref), nil, "verifier", ref, tt.want)
+			if got := len(first.Lines("/blobs/")); got != 0 {
+				t.Errorf("got %d requests for blobs, want 0", got)
+			}
+			if got := len(second.Requests()); got != 0 {
+				t.Errorf("got %d requests at the second target, want 0", got)
+			}
+			n.wantNothing(t)
+		})
 	}
-	if got := len(second.Requests()); got != 0 {
-		t.Errorf("got %d requests at the second target, want 0", got)
-	}
-	n.wantNothing(t)
 }
 
 // fullContent has no room for one blob.

@@ -94,6 +94,30 @@ func TestPullPrintsNoSecret(t *testing.T) {
 	}
 }
 
+// SEC-08: what containerd goes by is not changed on its way to it, so that a header of that kind can get into an error. It
+// does not get out.
+func TestErrorQuotesNoSecret(t *testing.T) {
+	t.Parallel()
+	whole := registrytest.Registry{Image: registrytest.NewImage("quote", 4<<10)}
+	echo := at("/manifests/", func(w http.ResponseWriter, r *http.Request) {
+		_, password, _ := r.BasicAuth()
+		w.Header().Set("Docker-Content-Digest", "sha256:"+password)
+		w.Header().Set("Content-Length", "512")
+	}, whole)
+	for _, tt := range []struct{ name, user, password, keys string }{
+		{"configured", "canary-user", "canary/pass+word", withPassword},
+		{"client's", "pod-user", "pod-pass", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, registrytest.Basic(tt.user, tt.password, echo))
+			n := newNode(t, s.registry(tt.keys))
+			wantError(t, n.pull(t.Context(), s.Host+"/org/app:1", registry.WithCredentials(newPod())), nil, "sha256:***")
+			n.wantNothing(t)
+		})
+	}
+}
+
 // A pull that worked is one line at info level, with where it went and what it got.
 func TestPullIsLogged(t *testing.T) {
 	t.Parallel()

@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/containerd/v2/core/transfer/image"
 	"github.com/containerd/containerd/v2/core/transfer/local"
 	"github.com/containerd/containerd/v2/core/transfer/registry"
@@ -43,6 +44,8 @@ type node struct {
 	*resolver.Transferrer
 	db     *metadata.DB
 	images images.Store
+
+	unverified transfer.Transferrer
 }
 
 func newNode(t testing.TB, config string, verifiers ...imageverifier.ImageVerifier) *node {
@@ -75,7 +78,9 @@ func newNode(t testing.TB, config string, verifiers ...imageverifier.ImageVerifi
 	}
 	routes := routesOf(t, config)
 	store := metadata.NewImageStore(db)
-	return &node{db: db, images: store, Transferrer: &resolver.Transferrer{
+	unverified := service
+	unverified.Verifiers = nil
+	return &node{db: db, images: store, unverified: local.NewTransferService(db.ContentStore(), store, unverified), Transferrer: &resolver.Transferrer{
 		Inner:     local.NewTransferService(db.ContentStore(), store, service),
 		Routes:    func(context.Context) (*resolver.Routes, error) { return routes, nil },
 		Leases:    service.Leases,

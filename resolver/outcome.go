@@ -129,7 +129,7 @@ func (a attempt) goOn(ctx context.Context) bool {
 		return false // a verifier refused it
 	}
 	switch a.outcome() {
-	case wrongContent, truncated, notFound:
+	case wrongContent, truncated:
 		return true
 	}
 	return a.source.failed.Load()

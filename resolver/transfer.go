@@ -45,6 +45,8 @@ type Transferrer struct {
 	Downloads *Downloads
 	// DiscardLayers lets garbage collection take a compressed layer of CRI's that is unpacked.
 	DiscardLayers func() bool
+	// KeepLabels are labels of an image that stay when the same image is stored again under the same name.
+	KeepLabels []string
 }
 
 var _ transfer.Transferrer = (*Transferrer)(nil)
@@ -53,6 +55,9 @@ var _ transfer.Transferrer = (*Transferrer)(nil)
 func (t *Transferrer) Transfer(ctx context.Context, src, dst any, opts ...transfer.Opt) error {
 	fetcher, isFetcher := src.(transfer.ImageFetcher)
 	storer, isStorer := dst.(transfer.ImageStorer)
+	if isStorer && !isFetcher { // an import, or a further name
+		return t.Inner.Transfer(ctx, src, &destination{ImageStorer: storer, keep: t.KeepLabels}, opts...)
+	}
 	if !isFetcher || !isStorer {
 		return t.Inner.Transfer(ctx, src, dst, opts...)
 	}
@@ -63,7 +68,7 @@ func (t *Transferrer) Transfer(ctx context.Context, src, dst any, opts ...transf
 	}
 	reg, ok := fetcher.(*registry.OCIRegistry)
 	if !ok && !routes.config.Configured() {
-		return t.Inner.Transfer(ctx, src, dst, opts...)
+		return t.Inner.Transfer(ctx, src, &destination{ImageStorer: storer, keep: t.KeepLabels}, opts...)
 	}
 	if !ok {
 		countRefusal(denied)
@@ -189,7 +194,7 @@ func (p *pull) untouched(ctx context.Context, ref string) error {
 	src := p.newSource(p.client, ref, ref)
 	src.keepURLs = true
 	start := time.Now()
-	err := p.t.Inner.Transfer(ctx, src, newDestination(p.storer, nil, p.t.discards(ctx)), p.opts...)
+	err := p.t.Inner.Transfer(ctx, src, p.t.newDestination(ctx, p.storer, nil), p.opts...)
 	p.pulled = src.resolved
 	record(ctx, provenance{ref: ref, kind: KindSource, pulledAs: ref, source: src, took: time.Since(start)}, err)
 	return err
@@ -236,8 +241,13 @@ func (p *pull) try(ctx context.Context, route Route, target Target) attempt {
 		service = target.Bundled.Service
 		maps.Copy(labels, target.Bundled.Labels)
 	}
+	dst := p.t.newDestination(ctx, p.storer, labels)
+	if target.Bundled != nil {
+		dst.bundled = target.Bundled
+		dst.discard = dst.discard || target.Bundled.DiscardLayers
+	}
 	start := time.Now()
-	err = service.Transfer(ctx, src, newDestination(p.storer, labels, p.t.discards(ctx)), p.opts...)
+	err = service.Transfer(ctx, src, dst, p.opts...)
 	if err != nil {
 		p.reset(ctx, src)
 	} else {

@@ -5,14 +5,20 @@ package resolver_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/containerd/v2/core/transfer/image"
 	"github.com/containerd/containerd/v2/core/transfer/registry"
 	"github.com/containerd/containerd/v2/pkg/imageverifier"
@@ -28,12 +34,13 @@ import (
 // verifier notes what it is asked, and judges.
 type verifier struct {
 	ok    bool
+	err   error
 	names []string
 }
 
 func (v *verifier) VerifyImage(_ context.Context, name string, _ ocispec.Descriptor) (*imageverifier.Judgement, error) {
 	v.names = append(v.names, name)
-	return &imageverifier.Judgement{OK: v.ok, Reason: "reason of the test"}, nil
+	return &imageverifier.Judgement{OK: v.ok, Reason: "reason of the test"}, v.err
 }
 
 // SEC-30: only where the bytes come from changes: the image, its labels and what a verifier sees have its own name.
@@ -246,6 +253,46 @@ func TestRefused(t *testing.T) {
 	n.wantNothing(t)
 }
 
+// through is a transfer service that notes what it is given.
+type through struct{ src, dst any }
+
+func (s *through) Transfer(_ context.Context, src, dst any, _ ...transfer.Opt) error {
+	s.src, s.dst = src, dst
+	return errThrough
+}
+
+var errThrough = errors.New("the error of the service")
+
+// What is no pull passes through, also where there are no routes. Only what stores an image is wrapped.
+func TestOtherTransfersPassThrough(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "")
+	n.Routes = func(context.Context) (*resolver.Routes, error) { return nil, errors.New("not to be asked for") }
+	client, err := registry.NewOCIRegistry(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name     string
+		src, dst any
+		wrapped  bool
+	}{
+		{"push", image.NewStore(ref), client, false},
+		{"tag", image.NewStore(ref), image.NewStore("quay.io/org/app:2"), true},
+		{"of a registry, to what stores no image", client, new(int), false},
+		{"import", new(int), image.NewStore(ref), true},
+	} {
+		inner := &through{}
+		n.Inner = inner
+		if err := n.Transfer(t.Context(), tt.src, tt.dst); !errors.Is(err, errThrough) || inner.src != tt.src || inner.dst != tt.dst != tt.wrapped {
+			t.Errorf("%s: got %v from %v to %v, want it passed through", tt.name, err, inner.src, inner.dst)
+		}
+		if _, unpacks := inner.dst.(transfer.ImageUnpacker); tt.wrapped && !unpacks {
+			t.Errorf("%s: got %T, want what is wrapped to unpack still", tt.name, inner.dst)
+		}
+	}
+}
+
 // A source that is no registry is refused where there are rules, since it would go past them, and there alone.
 func TestOtherSourceIsRefused(t *testing.T) {
 	t.Parallel()
@@ -268,5 +315,67 @@ func TestOtherSourceIsRefused(t *testing.T) {
 	}
 	if err := newNode(t, "").Transfer(ctx, struct{ *registry.OCIRegistry }{inner}, image.NewStore(ref)); err != nil {
 		t.Errorf("with nothing configured: %v", err)
+	}
+}
+
+// SEC-15: a manifest that is said to be larger than containerd reads is not asked for; the next target is.
+func TestManifestTooLarge(t *testing.T) {
+	t.Parallel()
+	content := registrytest.NewImage("large", 4<<10)
+	child := registrytest.Descriptor(ocispec.MediaTypeImageManifest, content.Manifest)
+	child.Size = docker.MaxManifestSize + 1
+	index, err := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": ocispec.MediaTypeImageIndex, "manifests": []ocispec.Descriptor{child}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := registrytest.Registry{Image: content}
+	first := serve(t, at("/manifests/", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
+		w.Header().Set("Docker-Content-Digest", digest.FromBytes(index).String())
+		w.Header().Set("Content-Length", fmt.Sprint(len(index)))
+		_, _ = w.Write(index)
+	}, whole))
+	second := serve(t, whole)
+	wantError(t, newNode(t, first.registry()+from(first)).pull(t.Context(), ref), nil, fmt.Sprintf("is %d bytes, limit %d", child.Size, docker.MaxManifestSize))
+	n := newNode(t, first.registry()+second.registry()+from(first, second))
+	if err := n.pull(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	n.wantImage(t, ref, content)
+	if got := first.Lines(child.Digest.String()); len(got) > 0 {
+		t.Errorf("got requests %q, want none for it", got)
+	}
+}
+
+// A download that was begun goes on where it ended: its reader can be moved.
+func TestDownloadGoesOn(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("go on", 64<<10)
+	s := serve(t, registrytest.Registry{Image: image})
+	n := newNode(t, s.registry()+from(s))
+	ctx := namespaces.WithNamespace(t.Context(), "test")
+	desc := registrytest.Descriptor(ocispec.MediaTypeImageLayer, image.Layer)
+	w, err := n.Content.Writer(ctx, content.WithRef(remotes.MakeRefKey(ctx, desc)), content.WithDescriptor(desc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(image.Layer[:48<<10]); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.pull(ctx, ref); err != nil {
+		t.Fatal(err)
+	}
+	n.wantImage(t, ref, image)
+	var got []string
+	for _, r := range s.Requests() {
+		if strings.HasSuffix(r.Line, image.LayerPath()) {
+			got = append(got, r.Header.Get("Range"))
+		}
+	}
+	if want := []string{"bytes=49152-"}; !slices.Equal(got, want) {
+		t.Errorf("got requests for the layer with the ranges %q, want %q", got, want)
 	}
 }

@@ -178,6 +178,7 @@ func benchBundles(tb testing.TB, t *table, rounds int) {
 	t.row("  peak memory of the daemon", "MiB", first.peak)
 	t.row("  written to disk", "MiB", first.written)
 	t.row("  once more, nothing changed", "s", again)
+	benchNextStart(tb, t, rounds, images, again)
 	first, again = measureLoads(tb, all, rounds, tars...)
 	t.row(fmt.Sprintf("%d docker-save archives", len(tars)), "s", first.wall)
 	t.row("  CPU, children counted", "s", first.cpu)
@@ -185,4 +186,5 @@ func benchBundles(tb testing.TB, t *table, rounds int) {
 	for _, s := range all {
 		s.Stop(tb)
 	}
+	benchNeighbour(tb, t, rounds, images)
 }

@@ -19,6 +19,7 @@ import (
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/mount"
+	coresnapshots "github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/plugin"
 	"github.com/opencontainers/image-spec/identity"
@@ -194,7 +195,8 @@ func (d *Daemon) Rootfs(tb testing.TB, namespace, ref string) string {
 	}
 	snapshots := d.client.SnapshotService("")
 	key := filepath.Base(dir)
-	mounts, err := snapshots.View(ctx, key, identity.ChainID(diffs).String())
+	// Without the label, garbage collection may take it before it is mounted.
+	mounts, err := snapshots.View(ctx, key, identity.ChainID(diffs).String(), coresnapshots.WithLabels(map[string]string{"containerd.io/gc.root": "test"}))
 	if err != nil {
 		tb.Fatalf("view rootfs of %s: %v", ref, err)
 	}

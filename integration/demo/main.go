@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: The Berth Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// Command demo shows a pull that is rewritten, end to end, on real parts: an authenticated registry with TLS that holds
-// an image under spectro-images/quay.io/…, our containerd, and clients that ask for quay.io/…. It cleans up after itself.
+// Command demo shows Berth end to end, on real parts: a pull that is rewritten, from an authenticated registry with TLS that
+// holds an image under spectro-images/quay.io/… while clients ask for quay.io/…; and a pod from a bundle alone, with no
+// registry. It cleans up after itself.
 package main
 
 import (
@@ -37,7 +38,8 @@ func main() {
 	start := time.Now()
 	code := program.Run(func(tb testing.TB) {
 		tb.Cleanup(binaries.Remove)
-		show(tb)
+		showPull(tb)
+		showBundle(tb)
 	})
 	if code == 0 {
 		fmt.Printf("\nDone in %s; nothing is left behind.\n", time.Since(start).Round(time.Second))
@@ -47,7 +49,7 @@ func main() {
 
 func step(format string, args ...any) { fmt.Printf("\n# "+format+"\n", args...) }
 
-func show(tb testing.TB) {
+func showPull(tb testing.TB) {
 	step("Building containerd, berth, ctr, runc and the shim: a minute or two the first time")
 	binaries.Dir(tb, binaries.Containerd, binaries.Berth, binaries.Ctr, binaries.Shim, binaries.Runc)
 
@@ -104,6 +106,41 @@ func show(tb testing.TB) {
 	fmt.Print(r.Log.Lines())
 	step("The image keeps its name")
 	fmt.Print(d.Ctr(tb, "--namespace", "k8s.io", "image", "ls", "-q"))
+	d.Stop(tb)
+}
+
+// showBundle boots a node whose only registry does not exist.
+func showBundle(tb testing.TB) {
+	folder := tb.TempDir()
+	if err := os.Chmod(folder, 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	step("Without a network: a bundle as an OS image ships it, usually below /opt/kube-images")
+	bundle := image.WriteFile(tb, filepath.Join(folder, "core.tar"), image.Tar(image.OCI([]image.Named{
+		image.Pause(tb).Name(pause), image.Hello(tb, "from", "the", "bundle").Name(tool),
+	})))
+	fmt.Printf("%s holds %s and %s\n", bundle, pause, tool)
+	d := daemon.Start(tb, daemon.Options{
+		Binary: binaries.Path(tb, binaries.Containerd), CRI: true, Pause: pause,
+		Config: fmt.Sprintf("version = 3\n[plugins.\"io.containerd.resolver.v1.external-registry\"]\nconfig_path = []\n"+
+			"[[plugins.\"io.containerd.resolver.v1.external-registry\".registries]]\ndomain = \"registry.invalid\"\n"+
+			"[plugins.\"io.containerd.loader.v1.bundle\"]\npaths = [%q]\n", folder),
+	})
+
+	step("A pod from it, started while it is loaded; kubelet would ask to pull always")
+	images, _ := d.CRI(tb)
+	if _, err := images.PullImage(tb.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: tool}}); err != nil {
+		tb.Fatal(err)
+	}
+	pod, err := d.RunPod(tb, "bundled")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	fmt.Print("the container says: " + pod.Run(tb, "hello", tool))
+	pod.Remove(tb)
+
+	step("What was loaded; the registry of this node, registry.invalid, was never asked")
+	fmt.Print(berth(tb, "status", "--address", d.Address))
 }
 
 func berth(tb testing.TB, args ...string) string {

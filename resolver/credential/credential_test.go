@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -70,6 +71,12 @@ func TestSecrets(t *testing.T) {
 	if want := "p w/ö | dTpwIHcvw7Y= | p+w%2F%C3%B6 | p%20w%2F%C3%B6"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
+	// JSON has quotes, and by some writers angle brackets, in a form of its own.
+	for _, want := range []string{`a\"b<c`, `a\"b\u003cc`} {
+		if got := (credential.Credential{Username: "u", Password: `a"b<c`}).Secrets(); !slices.Contains(got, want) {
+			t.Errorf("got %q, want %s among them", got, want)
+		}
+	}
 	if got := (credential.Credential{}).Secrets(); len(got) > 0 {
 		t.Errorf("no credential: got %q, want none", got)
 	}
@@ -126,6 +133,7 @@ func TestSourceRefuses(t *testing.T) {
 		{"only a newline", file("newline", "\n"), "newline: is empty; want a password"},
 		{"two lines", file("lines", "hunter2\nhunter2\n"), "lines: has a newline or another control character"},
 		{"binary", file("binary", "hunter2\x00"), "binary: has a newline or another control character"},
+		{"delete", file("delete", "hunter2\x7f"), "delete: has a newline or another control character"},
 		{"too large", file("large", strings.Repeat("hunter2", 10_000)), "large: larger than 65536 bytes"},
 		{"directory", dir, ": is not a regular file"},
 		{"FIFO", fifo, "fifo: is not a regular file"},

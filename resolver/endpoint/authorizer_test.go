@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -155,5 +156,36 @@ func TestTokenRedirectLoop(t *testing.T) {
 	wantError(t, pull(t.Context(), g.endpoint, "app", g.image), "stopped after 10 redirects")
 	if got := len(g.realm.Requests()); got != 10 {
 		t.Errorf("got %d requests for a token, want 10", got)
+	}
+}
+
+// A token that the registry refuses is replaced; those of other repositories are not.
+func TestTokenRefusedIsReplacedAlone(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("alone", 1<<10)
+	authority := registrytest.NewAuthority(t)
+	tokens := registrytest.NewTokens(user, password)
+	tokens.Realm = registrytest.Serve(t, authority.Server(t), tokens).URL + "/token"
+	var refuse atomic.Bool
+	inner := tokens.Protect(registrytest.Registry{Image: image})
+	server := registrytest.Serve(t, authority.Server(t), only("/one/manifests/", func(w http.ResponseWriter, r *http.Request) {
+		if refuse.CompareAndSwap(true, false) {
+			r.Header.Del("Authorization")
+		}
+		inner.ServeHTTP(w, r)
+	}, inner))
+	e := newEndpoint(t, server.Host, login(), trusting(authority))
+	for _, step := range []struct {
+		name   string
+		refuse bool
+		want   int // tokens, after that
+	}{{"one", false, 1}, {"two", false, 2}, {"one", true, 3}, {"two", false, 3}, {"one", false, 3}} {
+		refuse.Store(step.refuse)
+		if err := pull(t.Context(), e, step.name, image); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(tokens.Issued()); got != step.want {
+			t.Errorf("after a pull of %s: got %d tokens, want %d", step.name, got, step.want)
+		}
 	}
 }

@@ -166,10 +166,14 @@ func (e *Endpoint) sendOwn(req *http.Request) (*http.Response, error) {
 	}
 	if e.plain.Load() {
 		resp, err := e.routes().own.RoundTrip(overHTTP(req))
-		if err != nil {
-			e.plain.Store(false) // the port may speak TLS by now: look again
+		if err == nil && (resp.StatusCode != http.StatusBadRequest || req.Body != nil) {
+			return resp, nil
 		}
-		return resp, err
+		e.plain.Store(false) // the port may speak TLS by now, which many servers say with this status: look again
+		if err != nil {
+			return nil, err
+		}
+		resp.Body.Close()
 	}
 	resp, err := e.routes().own.RoundTrip(req)
 	switch {

@@ -155,7 +155,8 @@ func TestProxy(t *testing.T) {
 	realm := registrytest.Serve(t, authority.Server(t), tokens)
 	tokens.Realm = realm.URL + "/token"
 	cdn := registrytest.Serve(t, authority.Server(t), registrytest.Registry{Image: image})
-	server := registrytest.Serve(t, authority.Server(t), tokens.Protect(registrytest.Redirect("/blobs/", cdn.URL, "", registrytest.Registry{Image: image})))
+	elsewhere := strings.Replace(cdn.Host, "127.0.0.1", "localhost", 1) // not the registry's own host
+	server := registrytest.Serve(t, authority.Server(t), tokens.Protect(registrytest.Redirect("/blobs/", "https://"+elsewhere, "", registrytest.Registry{Image: image})))
 
 	opts := trusting(authority)
 	opts.Proxy = (&url.URL{Scheme: "http", User: url.UserPassword("proxy-user", "canary-proxy"), Host: proxy.Host}).String()
@@ -166,7 +167,7 @@ func TestProxy(t *testing.T) {
 	for _, r := range proxy.Requests() {
 		asked[strings.Fields(r.Text)[1]] = true
 	}
-	for _, host := range []string{server.Host, realm.Host, cdn.Host} {
+	for _, host := range []string{server.Host, realm.Host, elsewhere} {
 		if !asked[host] {
 			t.Errorf("the proxy was not asked for %s", host)
 		}
@@ -178,6 +179,13 @@ func TestProxy(t *testing.T) {
 		}
 	}
 
+	t.Run("realm that only the proxy reaches", func(t *testing.T) {
+		// What its name leads to is the proxy's to say.
+		tokens.Realm = strings.Replace(realm.URL, "127.0.0.1", "localhost", 1) + "/token"
+		if err := pull(t.Context(), newEndpoint(t, server.Host, login(), opts), "app", image); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("refuses", func(t *testing.T) {
 		opts.Proxy = "http://proxy-user:canary-wrong@" + proxy.Host
 		err := pull(t.Context(), newEndpoint(t, server.Host, login(), opts), "app", image)

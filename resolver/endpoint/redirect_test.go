@@ -53,6 +53,28 @@ func TestRedirectToAnotherPort(t *testing.T) {
 	}
 }
 
+// R5: a blob that another host sends in part goes on there where it ended.
+func TestRedirectOfTheRest(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("rest", 64<<10)
+	authority := registrytest.NewAuthority(t)
+	whole := registrytest.Registry{Image: image}
+	cdn := overHTTP1(t, authority, first(1, image.LayerPath(), cutAt(48<<10, image.Layer), whole))
+	server := registrytest.Serve(t, authority.Server(t), registrytest.Redirect("/blobs/", cdn.URL, "", whole))
+	if err := pull(t.Context(), newEndpoint(t, server.Host, login(), trusting(authority)), "app", image); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range cdn.Requests() {
+		if strings.HasSuffix(r.Line, image.LayerPath()) {
+			got = append(got, r.Header.Get("Range"))
+		}
+	}
+	if len(got) != 2 || !strings.HasPrefix(got[1], "bytes=") || got[1] == "bytes=0-" {
+		t.Errorf("got requests for the layer with the ranges %q, want a second one for the rest", got)
+	}
+}
+
 // SEC-05: a redirect back to the registry is authorised again; one that spells it in another way is too.
 func TestRedirectToItself(t *testing.T) {
 	t.Parallel()

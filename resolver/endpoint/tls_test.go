@@ -165,6 +165,21 @@ func TestPlainHTTP(t *testing.T) {
 			t.Errorf("got %d connections, want 2: TLS is tried once", got)
 		}
 	})
+	t.Run("insecure, and the port speaks TLS by now", func(t *testing.T) {
+		authority := registrytest.NewAuthority(t)
+		secure := registrytest.Serve(t, authority.Server(t), registrytest.Basic(user, password, registrytest.Registry{Image: image}))
+		plain := registrytest.Serve(t, nil, registrytest.Basic(user, password, registrytest.Registry{Image: image}))
+		gate := forward(t, plain.Host)
+		e := newEndpoint(t, gate.host, login(), endpoint.Options{Insecure: true})
+		if err := pull(t.Context(), e, "app", image); err != nil {
+			t.Fatal(err)
+		}
+		e.CloseIdle()
+		gate.to(secure.Host)
+		if err := pull(t.Context(), e, "app", image); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("insecure, after TLS worked", func(t *testing.T) {
 		authority := registrytest.NewAuthority(t)
 		secure := registrytest.Serve(t, authority.Server(t), registrytest.Basic(user, password, registrytest.Registry{Image: image}))
@@ -182,7 +197,7 @@ func TestPlainHTTP(t *testing.T) {
 	})
 }
 
-// SEC-24: a client certificate is shown to the registry, and to no host that it redirects to.
+// SEC-24: a client certificate is shown to the registry, and to no host that it redirects to or that gives tokens for it.
 func TestClientCertificate(t *testing.T) {
 	t.Parallel()
 	image := registrytest.NewImage("mutual", 1<<10)
@@ -194,13 +209,18 @@ func TestClientCertificate(t *testing.T) {
 		c.ClientAuth, c.ClientCAs = must, authority.Pool()
 		return c
 	}
-	cdn := registrytest.Serve(t, ask(tls.RequestClientCert), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for _, c := range r.TLS.PeerCertificates {
-			shown = append(shown, c.Subject.CommonName)
-		}
-		registrytest.Registry{Image: image}.ServeHTTP(w, r)
-	}))
-	server := registrytest.Serve(t, ask(tls.RequireAndVerifyClientCert), registrytest.Redirect("/blobs/", cdn.URL, "", registrytest.Registry{Image: image}))
+	note := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for _, c := range r.TLS.PeerCertificates {
+				shown = append(shown, c.Subject.CommonName)
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+	cdn := registrytest.Serve(t, ask(tls.RequestClientCert), note(registrytest.Registry{Image: image}))
+	tokens := registrytest.NewTokens(user, password)
+	tokens.Realm = registrytest.Serve(t, ask(tls.RequestClientCert), note(tokens)).URL + "/token"
+	server := registrytest.Serve(t, ask(tls.RequireAndVerifyClientCert), tokens.Protect(registrytest.Redirect("/blobs/", cdn.URL, "", registrytest.Registry{Image: image})))
 
 	err := pull(t.Context(), newEndpoint(t, server.Host, login(), trusting(authority)), "app", image)
 	wantError(t, err, server.Host+": ", "certificate required")
@@ -210,7 +230,7 @@ func TestClientCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(shown) != 0 {
-		t.Errorf("the other host was shown the certificate of %q", shown)
+		t.Errorf("another host was shown the certificate of %q", shown)
 	}
 }
 

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Berth Authors
 // SPDX-License-Identifier: Apache-2.0
 
-package config_test
+package plugin
 
 import (
 	"crypto/ecdsa"
@@ -27,16 +27,16 @@ import (
 
 // Every TOML block of the documentation and every sample is read as a node would read it.
 func TestDocumentation(t *testing.T) {
-	const root = "../.."
+	const root = ".."
 	snippets := map[string]string{}
-	for _, page := range []string{"README.md", "plugin/README.md"} {
+	for _, page := range []string{"README.md", "plugin/README.md", "loader/README.md", "contrib/provider-image/README.md"} {
 		text, err := os.ReadFile(filepath.Join(root, page))
 		if err != nil {
 			t.Fatal(err)
 		}
 		blocks := regexp.MustCompile("(?s)```toml\n(.*?)```").FindAllSubmatch(text, -1)
-		if len(blocks) < 2 {
-			t.Errorf("%s: got %d TOML blocks, want 2 or more", page, len(blocks))
+		if len(blocks) == 0 {
+			t.Errorf("%s: got no TOML block, want one or more", page)
 		}
 		for i, block := range blocks {
 			snippets[fmt.Sprintf("%s block %d", page, i+1)] = string(block[1])
@@ -79,6 +79,9 @@ func readAsNode(t *testing.T, text string) {
 		Version  int
 		Imports  []string
 		Required []string `toml:"required_plugins"`
+		Root     string
+		State    string
+		GRPC     struct{ Address string } `toml:"grpc"`
 		Plugins  map[string]map[string]any
 	}
 	if err := toml.Unmarshal([]byte(text), &main); err != nil {
@@ -97,11 +100,22 @@ func readAsNode(t *testing.T, text string) {
 		if err := decoder.Decode(&main); err != nil {
 			t.Fatalf("decode strictly: %v", err)
 		}
-		const uri = "io.containerd.resolver.v1.external-registry"
-		if len(main.Required) != 1 || main.Required[0] != uri || len(main.Plugins) != 1 || main.Plugins[uri] == nil {
-			t.Fatalf("got required_plugins %q and %d plugins, want %s alone", main.Required, len(main.Plugins), uri)
+		for uri := range main.Plugins {
+			if uri != ResolverURI && uri != LoaderURI {
+				t.Errorf("got a stanza of %s, want those of our plugins", uri)
+			}
 		}
-		loaded, err = config.Load(strict.Stanza{Name: "snippet", Values: main.Plugins[uri]})
+		for _, uri := range main.Required {
+			if uri != ResolverURI && uri != LoaderURI {
+				t.Errorf("got %s in required_plugins, want our plugins", uri)
+			}
+		}
+		var problems strict.Problems
+		ReadLoader(strict.Stanza{Name: "snippet", Values: main.Plugins[LoaderURI]}, &problems)
+		if err := problems.Err(); err != nil {
+			t.Errorf("read the loader's stanza:\n%v", err)
+		}
+		loaded, err = config.Load(strict.Stanza{Name: "snippet", Values: withoutDefaultPaths(main.Plugins[ResolverURI])})
 	}
 	if err != nil {
 		t.Fatalf("read:\n%v", err)
@@ -109,6 +123,14 @@ func readAsNode(t *testing.T, text string) {
 	if _, err := resolver.NewRoutes(loaded.Config); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// withoutDefaultPaths keeps files of this machine out of a stanza that names none.
+func withoutDefaultPaths(values map[string]any) map[string]any {
+	if values == nil {
+		return map[string]any{"config_path": []any{}}
+	}
+	return values
 }
 
 // certificate writes ca.pem, client.pem and client-key.pem.

@@ -1,0 +1,132 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-edge/berth/loader/bundle"
+)
+
+func imageOf(content string, names ...string) *Image {
+	return &Image{Bundle: &bundle.Bundle{}, Target: ocispec.Descriptor{Digest: digest.FromString(content)}, Names: names}
+}
+
+// TestCatalogNames has three bundles that lay claim to the same names.
+func TestCatalogNames(t *testing.T) {
+	c := newCatalog(platforms.Default(), map[string]string{"alias.io/a:1": "quay.io/a:1", "alias.io/none:1": "quay.io/none:1"})
+	first, same := imageOf("first", "quay.io/a:1"), imageOf("first", "quay.io/a:1", "quay.io/b:1")
+	other := imageOf("other", "quay.io/a:1")
+	c.entries = []*entry{
+		{catalog: c, path: "1", images: []*Image{first}}, {catalog: c, path: "2", images: []*Image{same}}, {catalog: c, path: "3", images: []*Image{other}},
+	}
+	c.index()
+	for _, tc := range []struct {
+		ref  string
+		want *Image
+	}{
+		{"quay.io/a:1", first},
+		{"quay.io/b:1", same},
+		{"quay.io/a", nil}, // latest
+		{"quay.io/a@" + first.Target.Digest.String(), first},
+		{"quay.io/b@" + first.Target.Digest.String(), same},
+		{"quay.io/a@" + other.Target.Digest.String(), other}, // it has no name
+		{"quay.io/a:1@" + other.Target.Digest.String(), other},
+		{"quay.io/a:1@" + digest.FromString("none").String(), nil},
+		{"quay.io/c@" + first.Target.Digest.String(), nil}, // another repository
+		{"alias.io/a:1", first},
+		{"alias.io/none:1", nil},
+	} {
+		named, err := reference.ParseNormalizedNamed(tc.ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := c.Find(named); got != tc.want {
+			t.Errorf("%s: got %v, want %v", tc.ref, got, tc.want)
+		}
+	}
+	if want := []string{"quay.io/a:1", "alias.io/a:1"}; !slices.Equal(first.owned, want) {
+		t.Errorf("got names %q of the first, want %q", first.owned, want)
+	}
+	if len(other.owned) != 0 || len(other.lost) != 1 || len(same.lost) != 0 {
+		t.Errorf("got names %q, lost %q and %q; want one lost, of another digest", other.owned, other.lost, same.lost)
+	}
+	if !first.contested || other.contested {
+		t.Error("want the first contested, and the last not")
+	}
+	for path, want := range map[string]bool{"1": true, "2": true, "3": false, "4": false} {
+		if got := c.holds(path, first.Target.Digest); got != want {
+			t.Errorf("bundle %s holds the first image: got %t, want %t", path, got, want)
+		}
+	}
+	if c.holds("3", other.Target.Digest) {
+		t.Error("got an image held that has no name")
+	}
+	if status := c.Status(); status[2].Images[0].State != Shadowed {
+		t.Errorf("got state %s of an image without a name, want it shadowed", status[2].Images[0].State)
+	}
+}
+
+// TestCatalogDiffers tells changes of bundles from changes of what is beside them.
+func TestCatalogDiffers(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(name), mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	broken := file("broken.tar", 0o644)
+	refused := file("refused.tar", 0o600)
+	if err := os.Chmod(refused, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	c := newCatalog(platforms.Default(), nil)
+	if !c.differs(find([]string{dir})) {
+		t.Error("got nothing new before the first round")
+	}
+	for _, e := range c.begin(find([]string{dir})) {
+		if e.path == broken {
+			info, err := os.Lstat(broken)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e.cannotRead(info, errors.New("no bundle"))
+		}
+	}
+	for _, step := range []struct {
+		name string
+		do   func() error
+		want bool
+	}{
+		{"nothing", func() error { return nil }, false},
+		{"a hidden file", func() error { file(".hidden", 0o644); return nil }, false},
+		{"another file", func() error { file("more.tar", 0o644); return nil }, true},
+		{"it is gone again", func() error { return os.Remove(filepath.Join(dir, "more.tar")) }, false},
+		{"what was refused is not", func() error { return os.Chmod(refused, 0o644) }, true},
+		{"it is again", func() error { return os.Chmod(refused, 0o666) }, false},
+		{"the broken one is written to", func() error { return os.WriteFile(broken, []byte("longer than before"), 0o644) }, true},
+		{"the broken one is gone", func() error { return os.Remove(broken) }, true},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.differs(find([]string{dir})); got != step.want {
+			t.Errorf("%s: got %t, want %t", step.name, got, step.want)
+		}
+	}
+}

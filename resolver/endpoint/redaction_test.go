@@ -1,0 +1,113 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/berth-edge/berth/resolver/credential"
+)
+
+// What a request carried is taken out of its answer, also where the credential or the token was replaced meanwhile.
+func TestRedactorOfWhatWasSent(t *testing.T) {
+	t.Parallel()
+	e, err := New("reg.test", credential.Source{}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	basic, bearer := &http.Request{Header: http.Header{}}, &http.Request{Header: http.Header{"Authorization": {"Bearer canary-token"}}}
+	basic.SetBasicAuth("canary-user", "canary/pass")
+	for _, tt := range []struct {
+		name string
+		req  *http.Request
+		in   string
+		want string
+	}{
+		{"basic", basic, "canary-user has canary/pass, Y2FuYXJ5LXVzZXI6Y2FuYXJ5L3Bhc3M=, canary%2Fpass", "*** has ***, ***, ***"},
+		{"bearer", bearer, "Bearer canary-token", "Bearer ***"},
+		{"address", bearer, "at https://s3.test/x?sig=1", "at https://s3.test/x?***"},
+	} {
+		if got := e.auth.redactor(tt.req)(tt.in); got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+// A response, as containerd logs it, has no address that a redirect led to, no query, no user and no cookie.
+func TestResponseIsPrintable(t *testing.T) {
+	t.Parallel()
+	parse := func(text string) *url.URL {
+		u, err := url.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u
+	}
+	asked := &http.Request{URL: parse("https://reg.test/v2/app/blobs/x?ns=quay.io"), Header: http.Header{}}
+	for _, tt := range []struct{ name, answered, want string }{
+		{"itself", "https://reg.test/v2/app/blobs/x?ns=quay.io", "https://reg.test/v2/app/blobs/x"},
+		{"itself, with a user", "https://u:p@reg.test/v2/app/blobs/x", "https://reg.test/v2/app/blobs/x"},
+		{"another path", "https://reg.test/signed/canary?sig=1", "https://reg.test"},
+		{"another host", "https://s3.test/v2/app/blobs/x?sig=1", "https://s3.test"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			resp := &http.Response{
+				StatusCode: http.StatusOK, Request: &http.Request{URL: parse(tt.answered), Header: http.Header{}}, Body: http.NoBody,
+				Header: http.Header{"Set-Cookie": {"s=canary"}, "Location": {"/signed/canary"}, "X-Echo": {"a canary"}, "Content-Type": {"canary"}},
+			}
+			redactResponse(resp, asked, func(text string) string { return strings.ReplaceAll(text, "canary", "***") })
+			if got := resp.Request.URL.String(); got != tt.want {
+				t.Errorf("got it answered at %s, want %s", got, tt.want)
+			}
+			if got, want := fmt.Sprint(resp.Header), "map[Content-Type:[canary] X-Echo:[a ***]]"; got != want {
+				t.Errorf("got header %s, want %s", got, want)
+			}
+		})
+	}
+}
+
+// An error that is redacted is still of its kind.
+func TestRedactedErrorKeepsItsKind(t *testing.T) {
+	t.Parallel()
+	redact := func(text string) string { return strings.ReplaceAll(text, "canary", "***") }
+	for _, tt := range []struct {
+		name  string
+		in    error
+		is    error
+		cause Cause
+	}{
+		{"of ours", &Error{Cause: TimedOut, Text: "canary stalled", err: context.DeadlineExceeded}, context.DeadlineExceeded, TimedOut},
+		{"another", fmt.Errorf("canary: %w", io.ErrUnexpectedEOF), io.ErrUnexpectedEOF, BadResponse},
+	} {
+		got := redactError(tt.in, redact)
+		var own *Error
+		if !errors.Is(got, tt.is) || !errors.As(got, &own) || own.Cause != tt.cause || strings.Contains(got.Error(), "canary") {
+			t.Errorf("%s: got %#v, want a redacted error of kind %v and cause %s", tt.name, got, tt.is, tt.cause)
+		}
+	}
+	if plain := errors.New("nothing secret"); !errors.Is(redactError(plain, redact), plain) {
+		t.Error("got an error without a secret changed")
+	}
+}
+
+// A body of exactly the limit is whole; one byte more is an error.
+func TestBounded(t *testing.T) {
+	t.Parallel()
+	for size, whole := range map[int]bool{0: true, 9: true, 10: true, 11: false, 1000: false} {
+		for _, chunk := range []int{1, 3, 512} {
+			r := bounded(io.NopCloser(strings.NewReader(strings.Repeat("x", size))), "text", 10)
+			n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{r}, make([]byte, chunk))
+			if err == nil != whole || n > 10 || whole && n != int64(size) {
+				t.Errorf("%d bytes by %d: got %d, %v, want whole %t", size, chunk, n, err, whole)
+			}
+		}
+	}
+}
