@@ -215,11 +215,14 @@ func (p *powered) used(t *testing.T) (sum int64) {
 	}
 	seen := map[uint64]bool{}
 	if err := filepath.WalkDir(p.daemon.Root, func(path string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
 		var stat unix.Stat_t
-		if err := unix.Lstat(path, &stat); err != nil {
+		if err == nil {
+			err = unix.Lstat(path, &stat)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // it was removed meanwhile
+		}
+		if err != nil {
 			return err
 		}
 		if !seen[stat.Ino] {

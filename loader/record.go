@@ -92,7 +92,8 @@ func (l *Loader) digested(image *Image) []string {
 	return all
 }
 
-// isRecorded reports whether an image is known by its digest, so that nothing of it is garbage.
+// isRecorded reports whether an image is known by its digest, so that nothing of it is garbage. Its names may be those of another
+// image that is kept.
 func (l *Loader) isRecorded(ctx context.Context, image *Image) (bool, error) {
 	for _, name := range l.digested(image) {
 		there, err := l.Images.Get(ctx, name)
