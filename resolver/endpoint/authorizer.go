@@ -88,8 +88,14 @@ func (a *Authorizer) challenge(ctx context.Context) (auth.Challenge, bool) {
 	return c, true
 }
 
+// maxChallenges bounds what is remembered: clients choose the names of repositories, and there is no end of them.
+const maxChallenges = 1024
+
 // learn remembers a challenge. a.mu is held.
 func (a *Authorizer) learn(ctx context.Context, c auth.Challenge) {
+	if len(a.challenges) >= maxChallenges {
+		clear(a.challenges) // one more request for each that is asked for again
+	}
 	a.challenges[scopes(ctx)], a.latest = c, &c
 }
 
