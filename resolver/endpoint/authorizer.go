@@ -57,6 +57,8 @@ func (a *Authorizer) Authorize(ctx context.Context, req *http.Request) error {
 	switch {
 	case !ok || !a.endpoint.isOwn(req.URL):
 		return nil
+	case challenge.Scheme == auth.BearerAuth && a.endpoint.checkRealm(challenge.Parameters["realm"]) != nil:
+		return nil // the registry was plain HTTP when it named that realm, and speaks TLS now: let it ask again
 	case challenge.Scheme == auth.BasicAuth:
 		a.mu.Lock()
 		defer a.mu.Unlock()

@@ -44,3 +44,19 @@ func TestChallengesAreBounded(t *testing.T) {
 		t.Errorf("got %d challenges remembered, want %d at most", n, maxChallenges)
 	}
 }
+
+// SEC-02: a realm of plain HTTP is good for a registry of plain HTTP, and no longer once that speaks TLS.
+func TestPlainRealmIsForgotten(t *testing.T) {
+	t.Parallel()
+	e, err := New("r.test", credential.Source{Username: "canary-user", Password: "canary-password"}, Options{Insecure: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.plain.Store(true)
+	learn(t.Context(), t, e, "http://r.test/token")
+	e.plain.Store(false)
+	req := &http.Request{URL: &url.URL{Scheme: "https", Host: "r.test"}, Header: http.Header{}}
+	if err := e.auth.Authorize(t.Context(), req); err != nil || len(req.Header) > 0 {
+		t.Errorf("got error %v and headers %v, want neither: the registry is to be asked first", err, req.Header)
+	}
+}
