@@ -23,6 +23,7 @@ func TestParseRule(t *testing.T) {
 		{"sub-domains", "*.GCR.io", "*.gcr.io"},
 		{"sub-domains, slash", "*.gcr.io/", "*.gcr.io"},
 		{"sub-domains and port", "*.gcr.io:5000", "*.gcr.io:5000"},
+		{"sub-domains and the port of HTTPS", "*.gcr.io:443", "*.gcr.io"},
 		{"sub-domains of an alias are not those of Docker Hub", "*.index.docker.io", "*.index.docker.io"},
 		{"tag", "quay.io/a/b:V1", "quay.io/a/b:V1"},
 		{"tag of Docker Hub", "docker.io/nginx:1", "docker.io/library/nginx:1"},
