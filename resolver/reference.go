@@ -118,13 +118,15 @@ func (p Prefix) Contains(name string) bool {
 // errUserinfo is about a value that is not to be quoted: what stands before the @ may be a password.
 var errUserinfo = errors.New("has an @ in its host; a user and a password belong in username and password_file of the registry, a digest after host/path")
 
-// hasUserinfo reports whether s has an @ in its host, with or without a scheme before it.
+// hasUserinfo reports whether s has an @ in its host, with or without a scheme before it. A password may have a slash;
+// what stands after a colon and that is one, unless a digest follows the @.
 func hasUserinfo(s string) bool {
 	if _, rest, ok := strings.Cut(s, "://"); ok {
 		s = rest
 	}
-	host, _, _ := strings.Cut(s, "/")
-	return strings.Contains(host, "@")
+	host, path, _ := strings.Cut(s, "/")
+	_, after, at := strings.Cut(path, "@")
+	return strings.Contains(host, "@") || strings.Contains(host, ":") && at && !strings.HasPrefix(after, "sha")
 }
 
 // hostName brings a host to its one form. The port of HTTPS is dropped: with it a rule for the host, a denial of all

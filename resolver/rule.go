@@ -110,7 +110,8 @@ func parseFrom(s string) (from string, whole bool, err error) {
 		if _, err := ParsePrefix(host); err != nil {
 			return "", false, err
 		}
-		return "*." + strings.ToLower(host), false, nil
+		// The port of HTTPS is dropped as from any host; Docker Hub's other names are no sub-domains.
+		return "*." + strings.TrimSuffix(strings.ToLower(host), ":443"), false, nil
 	case strings.Contains(s, "*"):
 		return "", false, errors.New("has * in a place where it is not supported; want *.host or *")
 	}

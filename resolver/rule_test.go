@@ -23,6 +23,7 @@ func TestParseRule(t *testing.T) {
 		{"sub-domains", "*.GCR.io", "*.gcr.io"},
 		{"sub-domains, slash", "*.gcr.io/", "*.gcr.io"},
 		{"sub-domains and port", "*.gcr.io:5000", "*.gcr.io:5000"},
+		{"sub-domains and the port of HTTPS", "*.gcr.io:443", "*.gcr.io"},
 		{"sub-domains of an alias are not those of Docker Hub", "*.index.docker.io", "*.index.docker.io"},
 		{"tag", "quay.io/a/b:V1", "quay.io/a/b:V1"},
 		{"tag of Docker Hub", "docker.io/nginx:1", "docker.io/library/nginx:1"},
@@ -111,7 +112,8 @@ func TestParseRuleRefuses(t *testing.T) {
 
 // What stands before an @ in a host may be a password, and no error says it.
 func TestParseRuleDoesNotQuotePasswords(t *testing.T) {
-	for _, host := range []string{"user:hunter2@r.io", "https://user:hunter2@r.io/p", "user:hunter2@r.io/p:1", "hunter2@r.io"} {
+	for _, host := range []string{"user:hunter2@r.io", "https://user:hunter2@r.io/p", "user:hunter2@r.io/p:1", "hunter2@r.io",
+		"user:a/hunter2@r.io", "https://user:1/hunter2@r.io:5000/p"} {
 		_, err := resolver.ParseRule(resolver.Rule{From: host, To: []string{host}})
 		if err == nil || strings.Contains(err.Error(), "hunter2") || strings.Count(err.Error(), "@ in its host") != 2 {
 			t.Errorf("%s: got %v, want two errors about the @ that do not quote it", host, err)

@@ -57,6 +57,8 @@ func (a *Authorizer) Authorize(ctx context.Context, req *http.Request) error {
 	switch {
 	case !ok || !a.endpoint.isOwn(req.URL):
 		return nil
+	case challenge.Scheme == auth.BearerAuth && a.endpoint.checkRealm(challenge.Parameters["realm"]) != nil:
+		return nil // the registry was plain HTTP when it named that realm, and speaks TLS now: let it ask again
 	case challenge.Scheme == auth.BasicAuth:
 		a.mu.Lock()
 		defer a.mu.Unlock()
@@ -88,8 +90,14 @@ func (a *Authorizer) challenge(ctx context.Context) (auth.Challenge, bool) {
 	return c, true
 }
 
+// maxChallenges bounds what is remembered: clients choose the names of repositories, and there is no end of them.
+const maxChallenges = 1024
+
 // learn remembers a challenge. a.mu is held.
 func (a *Authorizer) learn(ctx context.Context, c auth.Challenge) {
+	if len(a.challenges) >= maxChallenges {
+		clear(a.challenges) // one more request for each that is asked for again
+	}
 	a.challenges[scopes(ctx)], a.latest = c, &c
 }
 

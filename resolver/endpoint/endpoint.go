@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"path"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -108,7 +109,7 @@ func (e *Endpoint) roundTrip(req *http.Request, auth *Authorizer) (*http.Respons
 	}
 	guard.host = resp.Request.URL.Host
 	resp.Body = guard.body(resp.Body)
-	if strings.Contains(req.URL.Path, "/manifests/") {
+	if path.Base(path.Dir(req.URL.Path)) == "manifests" { // a component of the repository's name may be that too
 		resp.Body = bounded(resp.Body, "manifest", docker.MaxManifestSize) // containerd reads one without a digest to its end
 	}
 	redactResponse(resp, req, redact)

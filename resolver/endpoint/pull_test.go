@@ -160,3 +160,15 @@ func first(n int64, part string, h http.HandlerFunc, next http.Handler) http.Han
 		next.ServeHTTP(w, r)
 	}, next)
 }
+
+// A component of a repository's name may be "manifests": what bounds a manifest is not for the blobs of such a repository.
+func TestRepositoryNamedManifests(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("manifests", int(docker.MaxManifestSize)+1)
+	authority := registrytest.NewAuthority(t)
+	server := registrytest.Serve(t, authority.Server(t), registrytest.Registry{Image: image})
+	e := newEndpoint(t, server.Host, login(), trusting(authority))
+	if err := pull(t.Context(), e, "org/manifests/app", image); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -102,12 +102,11 @@ func (g Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // cut splits a path below /v2/ into a repository's name and what is asked of it.
 func cut(path string) (name, what string, ok bool) {
-	for _, kind := range []string{"/manifests/", "/blobs/"} {
-		if i := strings.LastIndex(path, kind); i > 0 {
-			return path[:i], path[i+1:], true
-		}
+	i := max(strings.LastIndex(path, "/manifests/"), strings.LastIndex(path, "/blobs/"))
+	if i <= 0 {
+		return "", "", false
 	}
-	return "", "", false
+	return path[:i], path[i+1:], true
 }
 
 // Fail answers with an error in the registries' form.

@@ -1,0 +1,62 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/core/remotes/docker/auth"
+
+	"github.com/berth-edge/berth/resolver/credential"
+)
+
+// learn has e's authorizer learn that a repository wants a token of realm.
+func learn(ctx context.Context, t *testing.T, e *Endpoint, realm string) {
+	t.Helper()
+	req := &http.Request{URL: &url.URL{Scheme: "https", Host: e.host}, Header: http.Header{}}
+	c := auth.Challenge{Scheme: auth.BearerAuth, Parameters: map[string]string{"realm": realm}}
+	if err := e.auth.learnBearer(ctx, c, req); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// However many repositories are asked for, what is remembered of them is bounded.
+func TestChallengesAreBounded(t *testing.T) {
+	t.Parallel()
+	e, err := New("r.test", credential.Source{}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 * maxChallenges {
+		ctx := docker.WithScope(t.Context(), fmt.Sprintf("repository:app%d:pull", i))
+		learn(ctx, t, e, "https://auth.test/token")
+		if _, ok := e.auth.challenges[scopes(ctx)]; !ok {
+			t.Fatalf("challenge %d is not remembered", i)
+		}
+	}
+	if n := len(e.auth.challenges); n > maxChallenges {
+		t.Errorf("got %d challenges remembered, want %d at most", n, maxChallenges)
+	}
+}
+
+// SEC-02: a realm of plain HTTP is good for a registry of plain HTTP, and no longer once that speaks TLS.
+func TestPlainRealmIsForgotten(t *testing.T) {
+	t.Parallel()
+	e, err := New("r.test", credential.Source{Username: "canary-user", Password: "canary-password"}, Options{Insecure: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.plain.Store(true)
+	learn(t.Context(), t, e, "http://r.test/token")
+	e.plain.Store(false)
+	req := &http.Request{URL: &url.URL{Scheme: "https", Host: "r.test"}, Header: http.Header{}}
+	if err := e.auth.Authorize(t.Context(), req); err != nil || len(req.Header) > 0 {
+		t.Errorf("got error %v and headers %v, want neither: the registry is to be asked first", err, req.Header)
+	}
+}
