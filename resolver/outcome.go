@@ -181,7 +181,7 @@ func (a attempt) cause() string {
 			text = strings.ReplaceAll(string(o), "_", " ") + ": " + text
 		}
 		if body := strings.TrimSpace(string(status.Body)); body != "" && !strings.Contains(text, body) {
-			text += ": " + body[:min(len(body), maxBodyInError)]
+			text += ": " + strings.ToValidUTF8(body[:min(len(body), maxBodyInError)], "")
 		}
 	case a.outcome() == notFound:
 		// What is said of a reference that is simply not there is short; there are other ways not to be found.

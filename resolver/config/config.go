@@ -165,16 +165,15 @@ func read(path string) ([]byte, error) {
 
 // noteFields notes the mistakes that err joins, each at its key.
 func noteFields(t *strict.Table, err error) {
-	var joined interface{ Unwrap() []error }
-	if errors.As(err, &joined) {
+	var field *resolver.FieldError
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, e := range joined.Unwrap() {
 			noteFields(t, e)
 		}
-		return
-	}
-	var field *resolver.FieldError
-	if errors.As(err, &field) {
+	} else if errors.As(err, &field) {
 		t.Problem(field.Key, "%s", field.Text())
+	} else if err != nil {
+		t.Problem("", "%v", err)
 	}
 }
 

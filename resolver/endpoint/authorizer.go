@@ -186,7 +186,12 @@ func (a *Authorizer) token(ctx context.Context, c auth.Challenge) (string, error
 	if ok && time.Now().Before(t.expires) {
 		return t.value, nil
 	}
-	fetched := a.fetches.DoChan(key, func() (any, error) {
+	fetched := a.fetches.DoChan(key, func() (_ any, err error) {
+		defer func() { // it runs in a goroutine of its own, in which a panic would end containerd
+			if r := recover(); r != nil {
+				err = fmt.Errorf("fetch token: panic: %v", r)
+			}
+		}()
 		// The first who asks may give up while others wait.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tokenTimeout)
 		defer cancel()

@@ -66,7 +66,7 @@ func (e *Endpoint) trustsRealm(u *url.URL) bool {
 		return true
 	}
 	for _, realm := range e.opts.TokenRealms {
-		if strings.EqualFold(realm, u.Host) || strings.EqualFold(realm, u.Hostname()) {
+		if strings.EqualFold(realm, u.Host) || strings.EqualFold(strings.Trim(realm, "[]"), u.Hostname()) { // an IPv6 address has brackets
 			return true
 		}
 	}

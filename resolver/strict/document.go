@@ -132,11 +132,19 @@ func Syntax(file string, text []byte) Problems {
 	return problems
 }
 
-// syntax is err without the characters that it quotes, which may be the first of a password.
+// syntax is err without what it quotes, which may be of a password: the library shows a character, or a number as a whole.
 func syntax(err *toml.DecodeError) string {
 	text := strings.TrimPrefix(err.Error(), "toml: ")
 	if strings.HasSuffix(text, "at start of value") {
 		return "a value begins with an unexpected character; text wants quotes"
+	}
+	for _, quoting := range []string{" but got ", ": strconv.", "invalid escape character", ": U+"} {
+		if before, _, ok := strings.Cut(text, quoting); ok {
+			text = before
+			if quoting == "invalid escape character" {
+				text += quoting
+			}
+		}
 	}
 	return text
 }
