@@ -1,0 +1,125 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package watch_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/berth-edge/berth/plugin/watch"
+)
+
+// H4: every way in which a file gets into a watched place is told of, and what happens elsewhere is not.
+func TestPaths(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		path   string // below the test's directory
+		before func(dir string) error
+		change func(dir string) error
+		want   bool
+	}{
+		{"a file appears", "folder", mkdir("folder"), write("folder/a"), true},
+		{"a file is renamed into its place", "folder", both(mkdir("folder"), write("a")), rename("a", "folder/a"), true},
+		{"a file is removed", "folder", both(mkdir("folder"), write("folder/a")), remove("folder/a"), true},
+		{"the folder appears", "above/folder", nil, mkdir("above/folder"), true},
+		{"the folder is another", "folder", both(mkdir("folder"), mkdir("other")), both(remove("folder"), rename("other", "folder")), true},
+		{"a link is switched", "folder/..data/file", both(mkdir("folder/1"), mkdir("folder/2"), link("1", "folder/..data")),
+			both(link("2", "folder/new"), rename("folder/new", "folder/..data")), true},
+		{"a pattern's folder gets a file", "folder/*.toml", mkdir("folder"), write("folder/a.toml"), true},
+		{"something else", "folder", both(mkdir("folder"), mkdir("else")), write("else/a"), false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			if tt.before != nil {
+				if err := tt.before(dir); err != nil {
+					t.Fatal(err)
+				}
+			}
+			changes := watch.Paths(t.Context(), filepath.Join(dir, tt.path))
+			time.Sleep(100 * time.Millisecond) // until it watches
+			if err := tt.change(dir); err != nil {
+				t.Fatal(err)
+			}
+			limit := 10 * time.Second
+			if !tt.want {
+				limit = time.Second
+			}
+			select {
+			case <-changes:
+				if !tt.want {
+					t.Error("got a change, want none")
+				}
+			case <-time.After(limit):
+				if tt.want {
+					t.Error("got no change, want one")
+				}
+			}
+		})
+	}
+}
+
+// A file system that is mounted over a folder is told of, which inotify is not.
+func TestMounts(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can mount")
+	}
+	dir := t.TempDir()
+	changes := watch.Paths(t.Context(), dir)
+	time.Sleep(100 * time.Millisecond)
+	if err := unix.Mount("berth-test", dir, "tmpfs", 0, ""); err != nil {
+		t.Skipf("no tmpfs can be mounted here: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	for _, change := range []func() error{
+		func() error { return nil },
+		func() error { return os.WriteFile(filepath.Join(dir, "inside"), nil, 0o600) },
+	} {
+		if err := change(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-changes:
+		case <-time.After(10 * time.Second):
+			t.Fatal("got no change, want one")
+		}
+	}
+}
+
+type step = func(dir string) error
+
+func both(steps ...step) step {
+	return func(dir string) error {
+		for _, s := range steps {
+			if err := s(dir); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+func mkdir(name string) step {
+	return func(dir string) error { return os.MkdirAll(filepath.Join(dir, name), 0o700) }
+}
+
+func write(name string) step {
+	return func(dir string) error { return os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o600) }
+}
+
+func remove(name string) step {
+	return func(dir string) error { return os.RemoveAll(filepath.Join(dir, name)) }
+}
+
+func rename(from, to string) step {
+	return func(dir string) error { return os.Rename(filepath.Join(dir, from), filepath.Join(dir, to)) }
+}
+
+func link(target, name string) step {
+	return func(dir string) error { return os.Symlink(target, filepath.Join(dir, name)) }
+}
