@@ -50,6 +50,7 @@ func TestHoldReady(t *testing.T) {
 						return
 					}
 					if strings.Contains(string(text[:n]), "READY=1") {
+						time.Sleep(20 * time.Millisecond) // the log comes through a pipe
 						ready <- l.rounds()
 						return
 					}

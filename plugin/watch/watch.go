@@ -12,6 +12,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/log"
@@ -95,7 +96,10 @@ func (f *follower) follow() (changed bool) {
 	wanted := map[string]unix.Stat_t{}
 	for _, path := range f.paths {
 		dirs := []string{path, filepath.Dir(path)}
-		if target, err := filepath.EvalSymlinks(path); err == nil && target != path {
+		for _, link := range links(path) {
+			dirs = append(dirs, filepath.Dir(link))
+		}
+		if target, err := filepath.EvalSymlinks(path); err == nil {
 			dirs = append(dirs, target, filepath.Dir(target))
 		}
 		for _, dir := range dirs {
@@ -123,6 +127,29 @@ func (f *follower) follow() (changed bool) {
 		}
 	}
 	return changed
+}
+
+// links returns the symbolic links that lead to path: itself, or directories above it, and those that they lead to. Each may be
+// switched to another target.
+func links(path string) (found []string) {
+	const most = 40 // as in the kernel
+	rest := strings.Split(strings.Trim(path, "/"), "/")
+	at := "/"
+	for len(rest) > 0 && len(found) < most {
+		next := filepath.Join(at, rest[0])
+		rest = rest[1:]
+		target, err := os.Readlink(next)
+		if err != nil { // not a link
+			at = next
+			continue
+		}
+		found = append(found, next)
+		if filepath.IsAbs(target) {
+			at = "/"
+		}
+		rest = append(strings.Split(strings.Trim(target, "/"), "/"), rest...)
+	}
+	return found
 }
 
 // existing returns path, or the closest directory above it that is there.
@@ -154,16 +181,17 @@ func settle(ctx context.Context, w *fsnotify.Watcher) bool {
 	}
 }
 
-// mounts tells when something was mounted or unmounted: /proc/self/mountinfo is readable with priority then (proc(5)).
+// mounts tells when something was mounted or unmounted: /proc/self/mountinfo is readable with priority then (proc(5)). The
+// file is not os.Open's: Go's own poller would be told of that in our place.
 func mounts(ctx context.Context, changes chan<- struct{}) {
-	f, err := os.Open("/proc/self/mountinfo")
+	fd, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		log.G(ctx).WithError(err).Warn("mounts cannot be watched")
 		return
 	}
-	defer f.Close()
+	defer unix.Close(fd)
 	for ctx.Err() == nil {
-		fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}}
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}
 		n, err := unix.Poll(fds, int(time.Second/time.Millisecond))
 		if err == nil && n > 0 {
 			tell(changes)
