@@ -4,6 +4,7 @@
 package plugin
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"reflect"
@@ -64,6 +65,7 @@ func routeTransfers(ic *plugin.InitContext, inner initFn) (any, error) {
 		Content:       db.(*metadata.DB).ContentStore(),
 		Downloads:     &r.Downloads,
 		DiscardLayers: r.Discard.Load,
+		IsLazy:        func(snapshotter string) bool { return isLazy(ic, cmp.Or(snapshotter, defaults.DefaultSnapshotter)) },
 		KeepLabels:    []string{loader.BundleLabel, loader.PinLabel},
 	}, ic, inner}, nil
 }
