@@ -93,8 +93,11 @@ func (a *Authorizer) challenge(ctx context.Context) (c auth.Challenge, guessed, 
 	return c, true, true
 }
 
-// maxChallenges bounds what is remembered: clients choose the names of repositories, and there is no end of them.
-const maxChallenges = 1024
+// These bound what is remembered: clients choose the names of repositories, and there is no end of them.
+const (
+	maxChallenges = 1024
+	maxTokens     = 1024
+)
 
 // learn remembers a challenge. a.mu is held.
 func (a *Authorizer) learn(ctx context.Context, c auth.Challenge) {
@@ -224,6 +227,12 @@ func (a *Authorizer) fetch(ctx context.Context, key string, options auth.TokenOp
 	if err != nil {
 		return "", a.explain(options.Realm, err)
 	}
+	a.remember(key, t)
+	return t.value, nil
+}
+
+// remember keeps a token for the pulls to come.
+func (a *Authorizer) remember(key string, t token) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
@@ -232,8 +241,10 @@ func (a *Authorizer) fetch(ctx context.Context, key string, options auth.TokenOp
 			delete(a.tokens, k)
 		}
 	}
+	if len(a.tokens) >= maxTokens {
+		clear(a.tokens) // one more request for each that is still asked for
+	}
 	a.tokens[key] = t
-	return t.value, nil
 }
 
 // explain names the realm, and says "unauthorized" where the credential was refused.
