@@ -147,8 +147,10 @@ func (e *Endpoint) send(req *http.Request) (*http.Response, error) {
 		return resp, err
 	}
 	resp, err := e.sendOwn(req)
-	if err != nil && e.routes().wanted.Load() && (isCutShort(err) || errors.Is(err, io.EOF) || isTLS(err)) {
-		// A server says so after the handshake, while the first request is written, and may not be heard any more.
+	if e.isMissed(err) {
+		resp, err = e.sendOwn(req) // it may be by chance that the connection ended: a registry can ask and not insist
+	}
+	if e.isMissed(err) {
 		return nil, &Error{Cause: NoTLS, Text: fmt.Sprintf("%s: certificate required: the registry asked for a client's and closed the connection; set client_certificate and client_key: %v", e.host, err), err: err}
 	}
 	if err != nil {
@@ -163,6 +165,12 @@ func (e *Endpoint) send(req *http.Request) (*http.Response, error) {
 	e.down.Store(nil)
 	e.routes().wanted.Store(false)
 	return resp, nil
+}
+
+// isMissed reports whether err may be how the registry says that it misses a client's certificate. A server says so after
+// the handshake, while the first request is written, and may not be heard any more.
+func (e *Endpoint) isMissed(err error) bool {
+	return err != nil && e.routes().wanted.Load() && (isCutShort(err) || errors.Is(err, io.EOF) || isTLS(err))
 }
 
 // sendOwn is one request to the registry itself.
