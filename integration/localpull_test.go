@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berth-edge/berth/integration/binaries"
 	"github.com/berth-edge/berth/integration/daemon"
 	"github.com/berth-edge/berth/integration/image"
 	"github.com/berth-edge/berth/integration/registry"
@@ -62,6 +63,53 @@ func TestLocalPullTakenOver(t *testing.T) {
 			if !strings.Contains(out, "cri: plugins.") || !strings.Contains(out, tc.want) {
 				t.Errorf("got status\n%s\nwant it to say %q", out, tc.want)
 			}
+		})
+	}
+}
+
+// TestLocalPullOtherSnapshotter has CRI's own pull unpack for a snapshotter that the transfer service's stanza does not name,
+// which stock needs the setting for. Taken over, with rules and without, and with layers discarded, containers run as with stock.
+func TestLocalPullOtherSnapshotter(t *testing.T) {
+	daemon.RequireRoot(t)
+	const pause, ref = "registry.test/pause:3.10", "registry.test/hello:1"
+	r := registry.Start(t, registry.Options{})
+	hosts := t.TempDir()
+	registry.WriteHosts(t, hosts, "registry.test", r.Mirror(t))
+	for _, path := range []string{"", "edge/registry.test/"} {
+		image.Pause(t).Push(t, r, path+"pause:3.10")
+		image.Hello(t, "native").Push(t, r, path+"hello:1")
+	}
+	opts := daemon.Options{
+		CRI: true, Pause: pause,
+		Config: criSetting("use_local_image_pull = true\ndiscard_unpacked_layers = true\nsnapshotter = \"native\"") +
+			fmt.Sprintf("[plugins.%q.registry]\nconfig_path = %q\n", criImages, hosts),
+	}
+	for _, tc := range []struct {
+		name  string
+		start func(*testing.T) *daemon.Daemon
+	}{
+		{"stock", func(t *testing.T) *daemon.Daemon {
+			stock := opts
+			stock.Binary = binaries.Path(t, binaries.Stock)
+			return daemon.Start(t, stock)
+		}},
+		{"without rules", func(t *testing.T) *daemon.Daemon { return startNode(t, "", opts).Daemon }},
+		{"with rules", func(t *testing.T) *daemon.Daemon { return startNode(t, entry(t, r, "edge"), opts).Daemon }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := tc.start(t)
+			if err := pullCRI(t, n, ref); err != nil {
+				t.Fatal(err)
+			}
+			collectGarbage(t, n.Client(), "k8s.io")
+			pod, err := n.RunPod(t, "pod")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := pod.Run(t, "hello", ref), "hello native\n"; got != want {
+				t.Errorf("got %q, want %q", got, want)
+			}
+			pod.Remove(t)
 		})
 	}
 }

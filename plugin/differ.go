@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,6 +61,9 @@ func (d syncedDiffer) Apply(ctx context.Context, desc ocispec.Descriptor, mounts
 	}
 	if err := errors.Join(synced, mark(mounts), fs.sync()); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("sync layer %s: %w", desc.Digest, err)
+	}
+	if isElsewhere(mounts) {
+		unix.Sync()
 	}
 	return applied, nil
 }
@@ -145,6 +149,15 @@ func (fs fileSystems) writeBack() (stop func() error) {
 		close(stopped)
 		return <-ended
 	}
+}
+
+// isElsewhere reports whether mounts write to a file system that none of their paths lies on: one that is mounted from a
+// device, as the btrfs snapshotter does, or by a name that is no path, as that of ZFS does.
+func isElsewhere(mounts []mount.Mount) bool {
+	return slices.ContainsFunc(mounts, func(m mount.Mount) bool {
+		info, err := os.Stat(m.Source)
+		return m.Type == "zfs" || err == nil && info.Mode()&os.ModeDevice != 0
+	})
 }
 
 // writtenPaths are the paths on disk behind mounts: the upper directory of an overlay, the source of any other, and the

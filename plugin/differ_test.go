@@ -4,6 +4,7 @@
 package plugin
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -239,6 +241,69 @@ func fullDisk(t *testing.T) (dir string) {
 		t.Fatalf("mkfs.ext4: %v: %s", err, out)
 	}
 	return mountAt(t, mount.Mount{Type: "ext4", Source: image, Options: []string{"loop"}})
+}
+
+// A snapshot that is mounted from a device, as one of btrfs is, whose file system is mounted elsewhere too: to unmount it syncs
+// nothing, and no path of the mount lies on it.
+func TestApplyToDevice(t *testing.T) {
+	t.Parallel()
+	requireMounts(t)
+	image := filepath.Join(t.TempDir(), "image")
+	writeFile(t, image, "")
+	if err := os.Truncate(image, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "mkfs.ext4", "-q", image).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4: %v: %s", err, out)
+	}
+	device, err := mount.AttachLoopDevice(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := mount.DetachLoopDevice(device); err != nil {
+			t.Error(err)
+		}
+	})
+	layer := mount.Mount{Type: "ext4", Source: device, Options: []string{"commit=1000"}}
+	root := t.TempDir()
+	if err := layer.Mount(root); err != nil {
+		t.Fatal(err)
+	}
+	unmount := sync.OnceValue(func() error { return mount.UnmountAll(root, 0) })
+	t.Cleanup(func() { _ = unmount() })
+	content := make([]byte, 1<<20)
+	_, _ = rand.Read(content)
+	d := syncedDiffer{unpacker{apply: func(ctx context.Context, _ ocispec.Descriptor, mounts []mount.Mount, _ ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+		return layerDesc, mount.WithTempMount(ctx, mounts, func(root string) error {
+			return os.WriteFile(filepath.Join(root, "file"), content, 0o600)
+		})
+	}}}
+	if _, err := d.Apply(t.Context(), layerDesc, []mount.Mount{layer}); err != nil {
+		t.Fatal(err)
+	}
+	cut(t, root)
+	if err := unmount(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(filepath.Join(mountAt(t, layer), "file"))
+	if err != nil || !bytes.Equal(got, content) {
+		t.Errorf("got %d bytes, %v after a power cut, want what was unpacked", len(got), err)
+	}
+}
+
+// cut stops the ext4 file system at dir, and loses what was not synced.
+func cut(t *testing.T, dir string) {
+	t.Helper()
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const shutdown, noLogFlush = 0x8004587d, 2 // EXT4_IOC_SHUTDOWN, EXT4_GOING_FLAGS_NOLOGFLUSH
+	if err := unix.IoctlSetPointerInt(int(f.Fd()), shutdown, noLogFlush); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestWrittenPaths(t *testing.T) {

@@ -4,6 +4,7 @@
 package plugin
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"reflect"
@@ -11,8 +12,10 @@ import (
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/transfer"
+	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/log"
+	"github.com/containerd/platforms"
 	"github.com/containerd/plugin"
 	"github.com/pelletier/go-toml/v2"
 
@@ -26,13 +29,22 @@ func routeTransfers(ic *plugin.InitContext, inner initFn) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	service, ok := instance.(transfer.Transferrer)
-	if !ok {
-		return nil, fmt.Errorf("decorate transfer service: %T is not one", instance)
-	}
 	r, err := resolverOf(ic)
 	if err != nil {
 		return nil, err
+	}
+	if r != nil {
+		// The first call has put containerd's defaults into the configuration.
+		if err := unpackForAll(ic); err != nil {
+			return nil, err
+		}
+		if instance, err = inner(ic); err != nil {
+			return nil, err
+		}
+	}
+	service, ok := instance.(transfer.Transferrer)
+	if !ok {
+		return nil, fmt.Errorf("decorate transfer service: %T is not one", instance)
 	}
 	if r == nil {
 		return &transfers{service, ic, inner}, nil
@@ -53,8 +65,52 @@ func routeTransfers(ic *plugin.InitContext, inner initFn) (any, error) {
 		Content:       db.(*metadata.DB).ContentStore(),
 		Downloads:     &r.Downloads,
 		DiscardLayers: r.Discard.Load,
+		IsLazy:        func(snapshotter string) bool { return isLazy(ic, cmp.Or(snapshotter, defaults.DefaultSnapshotter)) },
 		KeepLabels:    []string{loader.BundleLabel, loader.PinLabel},
 	}, ic, inner}, nil
+}
+
+// unpackForAll has the transfer service unpack for every local snapshotter. CRI's own pull, whose place it takes, does so;
+// the service would refuse pulls for any that its stanza does not name.
+func unpackForAll(ic *plugin.InitContext) error {
+	type unpack struct {
+		Platform    string   `toml:"platform"`
+		Snapshotter string   `toml:"snapshotter"`
+		Differ      string   `toml:"differ"`
+		ConfigType  string   `toml:"config_type"`
+		LayerTypes  []string `toml:"layer_types"`
+		Optional    bool     `toml:"optional"`
+	}
+	var set struct {
+		Unpacks []unpack `toml:"unpack_config"`
+	}
+	text, err := toml.Marshal(ic.Config)
+	if err == nil {
+		err = toml.Unmarshal(text, &set)
+	}
+	if err != nil {
+		return fmt.Errorf("read the transfer service's stanza: %w", err)
+	}
+	named := map[string]bool{defaults.DefaultSnapshotter: true} // which clients that name none get, if it is there
+	for _, u := range set.Unpacks {
+		named[u.Snapshotter] = true
+	}
+	for _, p := range ic.GetAll() {
+		id := p.Registration.ID
+		if p.Registration.Type != plugins.SnapshotPlugin || p.Err() != nil || named[id] || isLazy(ic, id) {
+			continue
+		}
+		set.Unpacks = append(set.Unpacks, unpack{
+			Platform: platforms.Format(platforms.DefaultSpec()), Snapshotter: id, Differ: defaults.DefaultDiffer, Optional: true,
+		})
+	}
+	if text, err = toml.Marshal(set); err == nil {
+		err = toml.Unmarshal(text, ic.Config)
+	}
+	if err != nil {
+		return fmt.Errorf("change the transfer service's stanza: %w", err)
+	}
+	return nil
 }
 
 // transfers is the transfer service, and what it was made of.

@@ -84,6 +84,47 @@ func TestDiscardLayers(t *testing.T) {
 	}
 }
 
+// A snapshotter that fetches layers itself asks the host that the image's name says, so that nothing is pulled for it along
+// rules, whoever names it: a client, or CRI for one of its runtimes.
+func TestLazySnapshotter(t *testing.T) {
+	t.Parallel()
+	content := registrytest.NewImage("lazy", 4<<10)
+	unpack := image.WithUnpack(platforms.DefaultSpec(), "native")
+	for _, tt := range []struct {
+		name    string
+		rules   bool
+		opts    []image.StoreOpt
+		refused bool
+	}{
+		{"unpacked", true, []image.StoreOpt{unpack}, true},
+		{"not unpacked", true, nil, false},
+		{"without rules", false, []image.StoreOpt{unpack}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			plain := registrytest.Serve(t, nil, registrytest.Registry{Image: content})
+			s, config, ref := serve(t, registrytest.Registry{Image: content}), "", plain.Host+"/org/app:1"
+			if tt.rules {
+				config, ref = s.registry()+from(s), "quay.io/org/app:1"
+			}
+			n := newNode(t, config)
+			n.IsLazy = func(snapshotter string) bool { return snapshotter == "native" }
+			err := n.pullTo(t.Context(), "test", ref, image.NewStore(ref, tt.opts...))
+			if !tt.refused {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			wantError(t, err, errdefs.ErrFailedPrecondition, "pull "+ref, `snapshotter "native" fetches layers itself`, "use a local snapshotter")
+			if got := len(s.Requests()); got != 0 {
+				t.Errorf("got %d requests, want none", got)
+			}
+			n.wantNothing(t)
+		})
+	}
+}
+
 // An image that is pulled again says where it came from last, and keeps the labels that the client wants on it.
 func TestLabelsOfAnImageThatIsThere(t *testing.T) {
 	t.Parallel()

@@ -45,6 +45,9 @@ type Transferrer struct {
 	Downloads *Downloads
 	// DiscardLayers lets garbage collection take a compressed layer of CRI's that is unpacked.
 	DiscardLayers func() bool
+	// IsLazy reports whether a snapshotter fetches layers itself, from the host that the image's name says. Pulls along rules
+	// are refused for one that does. It may be nil.
+	IsLazy func(snapshotter string) bool
 	// KeepLabels are labels of an image that stay when the same image is stored again under the same name.
 	KeepLabels []string
 }
@@ -168,6 +171,10 @@ func (p *pull) run(ctx context.Context) error {
 		countRefusal(denied)
 		return fmt.Errorf("pull %s: %w", ref, route.Err)
 	}
+	if err := p.checkSnapshotters(); err != nil {
+		countRefusal(denied)
+		return fmt.Errorf("pull %s: %w", ref, err)
+	}
 	var attempts []attempt
 	targets := order(ctx, route.Targets)
 	for i, target := range targets {
@@ -187,6 +194,21 @@ func (p *pull) run(ctx context.Context) error {
 			Warn("target of a pull failed; trying the next")
 	}
 	return &PullError{route: route, attempts: attempts}
+}
+
+// checkSnapshotters refuses what would be unpacked by not fetching it.
+func (p *pull) checkSnapshotters() error {
+	unpacker, ok := p.storer.(transfer.ImageUnpacker)
+	if !ok || p.t.IsLazy == nil || !p.routes.config.Configured() {
+		return nil
+	}
+	for _, u := range unpacker.UnpackPlatforms() {
+		if p.t.IsLazy(u.Snapshotter) {
+			return fmt.Errorf("snapshotter %q fetches layers itself, from the host that the image's name says, and so past the rules; use a local snapshotter such as overlayfs: %w",
+				u.Snapshotter, errdefs.ErrFailedPrecondition)
+		}
+	}
+	return nil
 }
 
 // untouched pulls as stock containerd does, with stock's errors: nothing is configured.

@@ -55,7 +55,7 @@ username = "u"
 encoded_password = "aHVudGVyMgo="   # echo hunter2 | base64
 insecure = true
 proxy = "http://proxy.example.com:3128"
-token_realms = ["https://auth.example.com", "auth.example.com:8443"]
+token_realms = ["https://auth.example.com", "auth.example.com:8443", "https://auth.example.org:443/"]
 
 [[rules]]
 from = "Quay.io/"
@@ -82,7 +82,7 @@ deny = true
 	if r.Domain != "r.io/p" || r.Credential.Username != "u" || r.Credential.Password.Reveal() != "hunter2" || !r.Endpoint.Insecure || r.Endpoint.PlainHTTP {
 		t.Errorf("got registry %+v with password %q", r, r.Credential.Password.Reveal())
 	}
-	if want := []string{"auth.example.com", "auth.example.com:8443"}; !slices.Equal(r.Endpoint.TokenRealms, want) {
+	if want := []string{"auth.example.com", "auth.example.com:8443", "auth.example.org:443"}; !slices.Equal(r.Endpoint.TokenRealms, want) {
 		t.Errorf("got token realms %q, want %q", r.Endpoint.TokenRealms, want)
 	}
 	if loaded.DialTimeout != 100*time.Millisecond || loaded.StallTimeout != 5*time.Minute {

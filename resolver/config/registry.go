@@ -98,6 +98,9 @@ func (l *loader) realms(t *strict.Table) []string {
 			t.Problem("token_realms", "element %d is not a host; want host or host:port", i+1)
 		}
 		realms[i] = p.Host()
+		if strings.HasSuffix(strings.TrimRight(realm, "/"), ":443") {
+			realms[i] += ":443" // without it every port is meant
+		}
 	}
 	return realms
 }

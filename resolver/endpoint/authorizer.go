@@ -53,7 +53,7 @@ func (e *Endpoint) Authorizer(keychain credential.Keychain) *Authorizer {
 
 // Authorize implements [docker.Authorizer].
 func (a *Authorizer) Authorize(ctx context.Context, req *http.Request) error {
-	challenge, ok := a.challenge(ctx)
+	challenge, guessed, ok := a.challenge(ctx)
 	switch {
 	case !ok || !a.endpoint.isOwn(req.URL):
 		return nil
@@ -66,6 +66,9 @@ func (a *Authorizer) Authorize(ctx context.Context, req *http.Request) error {
 		return nil
 	}
 	value, err := a.token(ctx, challenge)
+	if guessed && err != nil && ctx.Err() == nil && !errors.Is(err, credential.ErrUnavailable) {
+		return nil // this repository may be open to all; if it is not, the registry says so
+	}
 	if err != nil {
 		return err
 	}
@@ -74,24 +77,27 @@ func (a *Authorizer) Authorize(ctx context.Context, req *http.Request) error {
 }
 
 // challenge returns what the registry asks for the repository of ctx: what it said of that, or else of another, since
-// most registries have one answer for all.
-func (a *Authorizer) challenge(ctx context.Context) (auth.Challenge, bool) {
+// most registries have one answer for all. That is a guess.
+func (a *Authorizer) challenge(ctx context.Context) (c auth.Challenge, guessed, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if c, ok := a.challenges[scopes(ctx)]; ok {
-		return c, true
+		return c, false, true
 	}
 	if a.latest == nil {
-		return auth.Challenge{}, false
+		return auth.Challenge{}, false, false
 	}
-	c := *a.latest
+	c = *a.latest
 	c.Parameters = maps.Clone(c.Parameters)
 	delete(c.Parameters, "scope") // that of another repository
-	return c, true
+	return c, true, true
 }
 
-// maxChallenges bounds what is remembered: clients choose the names of repositories, and there is no end of them.
-const maxChallenges = 1024
+// These bound what is remembered: clients choose the names of repositories, and there is no end of them.
+const (
+	maxChallenges = 1024
+	maxTokens     = 1024
+)
 
 // learn remembers a challenge. a.mu is held.
 func (a *Authorizer) learn(ctx context.Context, c auth.Challenge) {
@@ -221,6 +227,12 @@ func (a *Authorizer) fetch(ctx context.Context, key string, options auth.TokenOp
 	if err != nil {
 		return "", a.explain(options.Realm, err)
 	}
+	a.remember(key, t)
+	return t.value, nil
+}
+
+// remember keeps a token for the pulls to come.
+func (a *Authorizer) remember(key string, t token) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
@@ -229,8 +241,10 @@ func (a *Authorizer) fetch(ctx context.Context, key string, options auth.TokenOp
 			delete(a.tokens, k)
 		}
 	}
+	if len(a.tokens) >= maxTokens {
+		clear(a.tokens) // one more request for each that is still asked for
+	}
 	a.tokens[key] = t
-	return t.value, nil
 }
 
 // explain names the realm, and says "unauthorized" where the credential was refused.

@@ -60,3 +60,22 @@ func TestPlainRealmIsForgotten(t *testing.T) {
 		t.Errorf("got error %v and headers %v, want neither: the registry is to be asked first", err, req.Header)
 	}
 }
+
+// Tokens that live for a day are bounded too.
+func TestTokensAreBounded(t *testing.T) {
+	t.Parallel()
+	e, err := New("r.test", credential.Source{}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 * maxTokens {
+		key := fmt.Sprint("token ", i)
+		e.auth.remember(key, newToken(key, 24*60*60))
+		if _, ok := e.auth.tokens[key]; !ok {
+			t.Fatalf("token %d is not remembered", i)
+		}
+	}
+	if n := len(e.auth.tokens); n > maxTokens {
+		t.Errorf("got %d tokens remembered, want %d at most", n, maxTokens)
+	}
+}

@@ -31,9 +31,9 @@ type Endpoint struct {
 	auth   *Authorizer
 	follow *http.Client // follows redirects, under the rules of checkRedirect
 
-	plain   atomic.Bool // the port does not speak TLS; only ever set with Insecure
-	spoke   atomic.Bool // TLS worked once, so that the port is never taken for plain HTTP again
-	downUTC atomic.Int64
+	plain atomic.Bool               // the port does not speak TLS; only ever set with Insecure
+	spoke atomic.Bool               // TLS worked once, so that the port is never taken for plain HTTP again
+	down  atomic.Pointer[time.Time] // when it could not be reached; nil if it could since
 }
 
 // New returns the endpoint of the registry at host, which is host[:port]. Errors are about files that opts names.
@@ -84,7 +84,11 @@ func (e *Endpoint) Host() string { return e.host }
 
 // Down reports whether the registry could not be reached a moment ago, and how long ago that was.
 func (e *Endpoint) Down() (time.Duration, bool) {
-	ago := time.Since(time.Unix(0, e.downUTC.Load()))
+	at := e.down.Load()
+	if at == nil {
+		return 0, false
+	}
+	ago := time.Since(*at) // monotonic: a node may start in 1970, and its clock be set later
 	return ago, ago < downFor
 }
 
@@ -143,21 +147,30 @@ func (e *Endpoint) send(req *http.Request) (*http.Response, error) {
 		return resp, err
 	}
 	resp, err := e.sendOwn(req)
-	if err != nil && e.routes().wanted.Load() && (isCutShort(err) || errors.Is(err, io.EOF) || isTLS(err)) {
-		// A server says so after the handshake, while the first request is written, and may not be heard any more.
+	if e.isMissed(err) {
+		resp, err = e.sendOwn(req) // it may be by chance that the connection ended: a registry can ask and not insist
+	}
+	if e.isMissed(err) {
 		return nil, &Error{Cause: NoTLS, Text: fmt.Sprintf("%s: certificate required: the registry asked for a client's and closed the connection; set client_certificate and client_key: %v", e.host, err), err: err}
 	}
 	if err != nil {
 		err = explain(req.Context(), e.host, e.opts.StallTimeout, err)
 		var own *Error
 		if errors.As(err, &own) && own.Down() {
-			e.downUTC.Store(time.Now().UnixNano())
+			now := time.Now()
+			e.down.Store(&now)
 		}
 		return nil, err
 	}
-	e.downUTC.Store(0)
+	e.down.Store(nil)
 	e.routes().wanted.Store(false)
 	return resp, nil
+}
+
+// isMissed reports whether err may be how the registry says that it misses a client's certificate. A server says so after
+// the handshake, while the first request is written, and may not be heard any more.
+func (e *Endpoint) isMissed(err error) bool {
+	return err != nil && e.routes().wanted.Load() && (isCutShort(err) || errors.Is(err, io.EOF) || isTLS(err))
 }
 
 // sendOwn is one request to the registry itself.

@@ -130,3 +130,33 @@ func TestDown(t *testing.T) {
 		}
 	}
 }
+
+// A realm that is listed with a port is that port alone; without one it is every port.
+func TestTrustsRealm(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		listed, realm string
+		want          bool
+	}{
+		{"10.0.0.5", "https://10.0.0.5/token", true},
+		{"10.0.0.5", "https://10.0.0.5:8443/token", true},
+		{"10.0.0.5:443", "https://10.0.0.5/token", true},
+		{"10.0.0.5:443", "https://10.0.0.5:443/token", true},
+		{"10.0.0.5:443", "https://10.0.0.5:8443/token", false},
+		{"10.0.0.5:8443", "https://10.0.0.5:8443/token", true},
+		{"10.0.0.5:8443", "https://10.0.0.5/token", false},
+		{"[2001:db8::5]", "https://[2001:db8::5]:8443/token", true},
+		{"[2001:db8::5]:443", "https://[2001:db8::5]/token", true},
+		{"[2001:db8::5]:443", "https://[2001:db8::5]:8443/token", false},
+		{"10.0.0.50", "https://10.0.0.5/token", false},
+	} {
+		e, err := New("registry.test", credential.Source{}, Options{TokenRealms: []string{tt.listed}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = e.checkRealm(tt.realm)
+		if (err == nil) != tt.want {
+			t.Errorf("listed %s: got %v for %s, want it trusted: %t", tt.listed, err, tt.realm, tt.want)
+		}
+	}
+}

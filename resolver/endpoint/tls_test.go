@@ -255,3 +255,17 @@ func TestHTTP2AndIPv6(t *testing.T) {
 		t.Errorf("got %d connections, want 1", got)
 	}
 }
+
+// A registry that asks for a client's certificate and does without is tried again when a connection ends, as any other.
+func TestClientCertificateIsOptional(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("optional", 1<<10)
+	authority := registrytest.NewAuthority(t)
+	config := authority.Server(t)
+	config.NextProtos = []string{"http/1.1"}
+	config.ClientAuth = tls.VerifyClientCertIfGiven
+	server := registrytest.Serve(t, config, first(1, "/manifests/", reset, registrytest.Registry{Image: image}))
+	if err := pull(t.Context(), newEndpoint(t, server.Host, login(), trusting(authority)), "app", image); err != nil {
+		t.Error(err)
+	}
+}

@@ -4,6 +4,7 @@
 package endpoint
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,11 +67,17 @@ func (e *Endpoint) trustsRealm(u *url.URL) bool {
 		return true
 	}
 	for _, realm := range e.opts.TokenRealms {
-		if strings.EqualFold(realm, u.Host) || strings.EqualFold(strings.Trim(realm, "[]"), u.Hostname()) { // an IPv6 address has brackets
+		listed := &url.URL{Host: realm}
+		if strings.EqualFold(listed.Hostname(), u.Hostname()) && (listed.Port() == "" || listed.Port() == port(u)) {
 			return true
 		}
 	}
 	return false
+}
+
+// port returns the port of a URL, also where it is its scheme's own.
+func port(u *url.URL) string {
+	return cmp.Or(u.Port(), map[string]string{"https": "443", "http": "80"}[u.Scheme])
 }
 
 // fetchToken asks a realm that checkRealm let through: by GET with a password (or anonymously), as the specification

@@ -324,3 +324,26 @@ func TestTokenBodyIsBounded(t *testing.T) {
 		t.Errorf("the token server could send %d bytes, want little more than 1 MiB", got)
 	}
 }
+
+// A repository that is open to all is pulled after one that is not was refused, with a wrong password and with none.
+func TestOpenRepositoryBesideRefused(t *testing.T) {
+	t.Parallel()
+	for _, k := range []*keychain{{}, {cred: credential.Credential{Username: user, Password: "wrong"}}} {
+		t.Run("user "+k.cred.Username, func(t *testing.T) {
+			t.Parallel()
+			image := registrytest.NewImage("open", 4<<10)
+			authority := registrytest.NewAuthority(t)
+			tokens := registrytest.NewTokens(user, password)
+			realm := registrytest.Serve(t, authority.Server(t), tokens)
+			tokens.Realm = realm.URL + "/token"
+			open := registrytest.Registry{Image: image}
+			server := registrytest.Serve(t, authority.Server(t), only("/v2/private/", tokens.Protect(open).ServeHTTP, open))
+			e := newEndpoint(t, server.Host, k, trusting(authority))
+			wantError(t, pull(t.Context(), e, "private/app", image), "unauthorized")
+			if err := pull(t.Context(), e, "public/app", image); err != nil {
+				t.Error(err)
+			}
+			wantError(t, pull(t.Context(), e, "private/other", image), "unauthorized")
+		})
+	}
+}
