@@ -210,7 +210,8 @@ func TestApplyTellsOfWriteErrors(t *testing.T) {
 					return layerDesc, mount.WithTempMount(ctx, mounts, func(root string) error {
 						content := make([]byte, 16<<20)
 						_, _ = rand.Read(content)
-						if err := os.WriteFile(filepath.Join(root, "file"), content, 0o600); err != nil {
+						err := os.WriteFile(filepath.Join(root, "file"), content, 0o600)
+						if err != nil && !errors.Is(err, unix.EROFS) && !errors.Is(err, unix.EIO) { // the sync in the background was faster
 							t.Errorf("got %v, want a write that seems to work", err)
 						}
 						tt.then(t, disk)
