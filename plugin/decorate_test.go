@@ -194,7 +194,6 @@ func TestCRIWithoutRules(t *testing.T) {
 		t.Errorf("got status %v, want no rules that CRI goes past", s)
 	}
 	writeFile(t, filepath.Join(dir, "berth.toml"), goodRules)
-	waited(r)
 	if _, err := r.Routes(ctx); err != nil {
 		t.Fatal(err)
 	}

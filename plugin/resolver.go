@@ -42,6 +42,7 @@ func init() {
 			r := NewResolver(strict.Stanza{Name: `plugins."` + ResolverURI + `"`, Values: values})
 			prometheus.MustRegister(append(resolver.Collectors(), r)...)
 			r.Load(ic.Context)
+			go r.Watch(ic.Context)
 			return r, nil
 		},
 	})
@@ -62,16 +63,17 @@ func WarnNotImported(ctx context.Context, mainConfig string) {
 }
 
 // Resolver holds the configuration in force. Its content never keeps containerd from starting: a mistake is held, and
-// every pull is refused with it until it is mended.
+// every pull is refused with it until it is mended. See [Resolver.Watch] for changes.
 type Resolver struct {
 	stanza    strict.Stanza
 	Downloads resolver.Downloads
 	Discard   atomic.Bool // layers that are unpacked may be collected
 
+	loading   sync.Mutex // held while files are read
 	mu        sync.Mutex
 	bundles   resolver.Bundles // nil if none are offered
 	state     State
-	loadedAt  time.Time
+	change    change
 	cri       []string // what was done to CRI's settings
 	criIsPast bool     // CRI pulls past the rules
 }
@@ -84,6 +86,8 @@ type State struct {
 	Err    error
 	// Since is when the state came into force.
 	Since time.Time
+	// Generation counts the configurations that came into force since containerd started; it begins with 1.
+	Generation uint64
 }
 
 // Configured reports whether there are rules, or would be but for a mistake.
@@ -92,44 +96,6 @@ func (s State) Configured() bool { return s.Err != nil || s.Loaded.Configured() 
 // NewResolver returns a resolver without a state; [Resolver.Load] gives it one.
 func NewResolver(stanza strict.Stanza) *Resolver { return &Resolver{stanza: stanza} }
 
-// retry is how often a configuration that is absent or wrong is read again.
-const retry = 250 * time.Millisecond
-
-// Load reads the configuration again.
-func (r *Resolver) Load(ctx context.Context) State {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.load(ctx)
-}
-
-func (r *Resolver) load(ctx context.Context) State {
-	before := r.state
-	r.state = load(r.stanza)
-	r.loadedAt = time.Now()
-	if sameError(before.Err, r.state.Err) && !before.Since.IsZero() && before.Configured() == r.state.Configured() {
-		r.state.Since = before.Since
-		return r.state
-	}
-	r.state.announce(ctx)
-	if r.criIsPast && r.state.Configured() {
-		log.G(ctx).Error("CRI pulls past the rules: they came into force after containerd started, and CRI's settings cannot be changed then; restart containerd")
-	}
-	return r.state
-}
-
-func load(stanza strict.Stanza) State {
-	s := State{Since: time.Now()}
-	s.Loaded, s.Err = config.Load(stanza)
-	if s.Err == nil {
-		s.Routes, s.Err = resolver.NewRoutes(s.Loaded.Config)
-	}
-	return s
-}
-
-func sameError(a, b error) bool {
-	return (a == nil) == (b == nil) && (a == nil || a.Error() == b.Error())
-}
-
 // State returns the state in force.
 func (r *Resolver) State() State {
 	r.mu.Lock()
@@ -137,19 +103,16 @@ func (r *Resolver) State() State {
 	return r.state
 }
 
-// Routes returns the routes in force. A configuration that is absent or wrong is looked for again first, so that one
-// that appears, or is mended, needs no restart.
+// Routes returns the routes in force. A change of the files comes into force first, so that one that appears, or is
+// mended, is gone by from the next pull on.
 func (r *Resolver) Routes(ctx context.Context) (*resolver.Routes, error) {
+	r.refresh(ctx, patience)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s := r.state
-	if (s.Err != nil || !s.Loaded.Configured()) && time.Since(r.loadedAt) > retry {
-		s = r.load(ctx)
+	if r.state.Err == nil && r.bundles != nil {
+		return r.state.Routes.With(r.bundles), nil
 	}
-	if s.Err == nil && r.bundles != nil {
-		return s.Routes.With(r.bundles), nil
-	}
-	return s.Routes, s.Err
+	return r.state.Routes, r.state.Err
 }
 
 // offer puts bundles in front of the routes.
@@ -170,40 +133,9 @@ func (s State) announce(ctx context.Context) {
 			log.G(ctx).WithField("problem", problem).Error("configuration of the resolver cannot be used: pulls are refused until it is mended")
 		}
 	case s.Loaded.Configured():
-		log.G(ctx).WithFields(log.Fields{"registries": len(s.Registries), "rules": len(s.Rules), "files": s.Files}).
+		log.G(ctx).WithFields(log.Fields{"registries": len(s.Registries), "rules": len(s.Rules), "files": s.Files, "generation": s.Generation}).
 			Info("pulls go along the rules of the resolver")
 	default:
 		log.G(ctx).Warn("the resolver has no rules: every pull goes where its reference says, as in stock containerd")
 	}
-}
-
-var (
-	configured = prometheus.NewDesc("berth_configured",
-		"1 if pulls go along rules, 0 if there are none, -1 if the configuration cannot be used and pulls are refused.", nil, nil)
-	insecure = prometheus.NewDesc("berth_registry_insecure",
-		"1 for each registry whose certificate is not checked.", []string{"registry"}, nil)
-)
-
-// Describe implements [prometheus.Collector].
-func (r *Resolver) Describe(ch chan<- *prometheus.Desc) {
-	ch <- configured
-	ch <- insecure
-}
-
-// Collect implements [prometheus.Collector].
-func (r *Resolver) Collect(ch chan<- prometheus.Metric) {
-	value := 0.0
-	s := r.State()
-	for _, registry := range s.Registries {
-		if registry.Endpoint.Insecure {
-			ch <- prometheus.MustNewConstMetric(insecure, prometheus.GaugeValue, 1, string(registry.Domain))
-		}
-	}
-	switch {
-	case s.Err != nil:
-		value = -1
-	case s.Loaded.Configured():
-		value = 1
-	}
-	ch <- prometheus.MustNewConstMetric(configured, prometheus.GaugeValue, value)
 }

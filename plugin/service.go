@@ -93,6 +93,11 @@ func (r *Resolver) status() *api.ResolverStatus {
 		Warnings:     r.state.Warnings,
 		Cri:          r.cri,
 		CriPastRules: r.criIsPast && r.state.Configured(),
+		Generation:   r.state.Generation,
+	}
+	if err := r.change.refused; err != nil {
+		out.Refused = strings.Split(err.Error(), "\n")
+		out.RefusedSince = timestamppb.New(r.change.since)
 	}
 	for _, registry := range r.state.Registries {
 		out.Registries = append(out.Registries, string(registry.Domain))

@@ -4,6 +4,7 @@
 package resolver
 
 import (
+	"reflect"
 	"time"
 
 	"github.com/berth-edge/berth/resolver/credential"
@@ -28,7 +29,14 @@ type Config struct {
 	DialTimeout time.Duration
 	// StallTimeout bounds the time in which a registry sends no byte. Zero is 60 seconds.
 	StallTimeout time.Duration
+	// Roots are the system's certificates; nil is those that Go reads once.
+	Roots *endpoint.Roots
 }
 
 // Configured reports whether c has a rule or a registry. Without either no pull is changed.
 func (c Config) Configured() bool { return len(c.Registries)+len(c.Rules) > 0 }
+
+// Equal reports whether c and other are the same configuration, so that what was made of one serves the other.
+func (c Config) Equal(other Config) bool {
+	return c.Roots == other.Roots && reflect.DeepEqual(c, other) // which may not look into roots that are in use
+}

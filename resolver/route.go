@@ -7,6 +7,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"reflect"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -135,16 +137,39 @@ type Routes struct {
 }
 
 // NewRoutes compiles c, whose rules are as [ParseRule] returns them. With registries and no rule for "*" there is
-// an implied one to the first registry. Errors are about files that registries name.
-func NewRoutes(c Config) (*Routes, error) {
+// an implied one to the first registry. Errors are about certificates that are none.
+func NewRoutes(c Config) (*Routes, error) { return (&Routes{}).Next(c) }
+
+// Next compiles a changed configuration. Registries that have not changed keep their connections and tokens; those that
+// have, or are gone, keep none that no pull of rs uses. A pull of rs goes on as it began.
+func (rs *Routes) Next(c Config) (*Routes, error) {
+	next, err := compile(c, rs)
+	if err != nil {
+		return nil, err
+	}
+	kept := map[*endpoint.Endpoint]bool{}
+	for _, e := range next.endpoint {
+		kept[e] = true
+	}
+	for _, e := range rs.endpoint {
+		if !kept[e] {
+			e.CloseIdle()
+		}
+	}
+	return next, nil
+}
+
+func compile(c Config, before *Routes) (*Routes, error) {
 	rs := &Routes{
-		config: c, any: -1,
+		any:      -1,
 		exact:    make(map[string]int, len(c.Rules)),
 		suffix:   map[string]int{},
 		homes:    map[string]Prefix{},
 		domains:  map[string]*Registry{},
 		endpoint: map[*Registry]*endpoint.Endpoint{},
 	}
+	c.Registries = slices.Clone(c.Registries)
+	rs.config = c
 	rs.rules = append(rs.rules, c.Rules...)
 	if rule, ok := impliedRule(c); ok {
 		rs.rules = append(rs.rules, rule)
@@ -170,7 +195,12 @@ func NewRoutes(c Config) (*Routes, error) {
 		r := &c.Registries[i]
 		rs.homes[string(r.Domain)] = r.Domain
 		rs.domains[string(r.Domain)] = r
-		e, err := endpoint.New(r.Domain.Host(), r.Credential, c.timeouts(r.Endpoint))
+		r.Endpoint = c.forAll(r.Endpoint)
+		if e, ok := before.unchanged(r); ok {
+			rs.endpoint[r] = e
+			continue
+		}
+		e, err := endpoint.New(r.Domain.Host(), r.Credential, r.Endpoint)
 		if err != nil {
 			return nil, fmt.Errorf("registry %s: %w", r.Domain, err)
 		}
@@ -179,8 +209,18 @@ func NewRoutes(c Config) (*Routes, error) {
 	return rs, nil
 }
 
-func (c Config) timeouts(o endpoint.Options) endpoint.Options {
-	o.DialTimeout, o.StallTimeout = c.DialTimeout, c.StallTimeout
+// unchanged returns the endpoint of a registry that was configured in every way as r is.
+func (rs *Routes) unchanged(r *Registry) (*endpoint.Endpoint, bool) {
+	before, ok := rs.domains[string(r.Domain)]
+	if !ok || before.Endpoint.Roots != r.Endpoint.Roots || !reflect.DeepEqual(before, r) {
+		return nil, false
+	}
+	return rs.endpoint[before], true
+}
+
+// forAll returns o with what is configured for every registry.
+func (c Config) forAll(o endpoint.Options) endpoint.Options {
+	o.DialTimeout, o.StallTimeout, o.Roots = c.DialTimeout, c.StallTimeout, c.Roots
 	return o
 }
 

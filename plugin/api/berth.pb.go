@@ -278,7 +278,12 @@ type ResolverStatus struct {
 	// cri are the settings of CRI that were taken over, and those that could not be.
 	Cri []string `protobuf:"bytes,8,rep,name=cri,proto3" json:"cri,omitempty"`
 	// cri_past_rules is set when CRI pulls past the rules.
-	CriPastRules  bool `protobuf:"varint,9,opt,name=cri_past_rules,json=criPastRules,proto3" json:"cri_past_rules,omitempty"`
+	CriPastRules bool `protobuf:"varint,9,opt,name=cri_past_rules,json=criPastRules,proto3" json:"cri_past_rules,omitempty"`
+	// generation counts the configurations that came into force since containerd started.
+	Generation uint64 `protobuf:"varint,10,opt,name=generation,proto3" json:"generation,omitempty"`
+	// refused are why the last change of the configuration is not in force, a mistake each, and refused_since since when.
+	Refused       []string               `protobuf:"bytes,11,rep,name=refused,proto3" json:"refused,omitempty"`
+	RefusedSince  *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=refused_since,json=refusedSince,proto3" json:"refused_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -374,6 +379,27 @@ func (x *ResolverStatus) GetCriPastRules() bool {
 		return x.CriPastRules
 	}
 	return false
+}
+
+func (x *ResolverStatus) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *ResolverStatus) GetRefused() []string {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *ResolverStatus) GetRefusedSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RefusedSince
+	}
+	return nil
 }
 
 // LoaderStatus is what is known of the bundles of this machine.
@@ -820,7 +846,7 @@ const file_berth_proto_rawDesc = "" +
 	"\x06Damage\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x16\n" +
-	"\x06mended\x18\x03 \x01(\bR\x06mended\"\xed\x02\n" +
+	"\x06mended\x18\x03 \x01(\bR\x06mended\"\xe8\x03\n" +
 	"\x0eResolverStatus\x124\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1e.berth.v1.ResolverStatus.StateR\x05state\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
@@ -832,7 +858,13 @@ const file_berth_proto_rawDesc = "" +
 	"\bproblems\x18\x06 \x03(\tR\bproblems\x12\x1a\n" +
 	"\bwarnings\x18\a \x03(\tR\bwarnings\x12\x10\n" +
 	"\x03cri\x18\b \x03(\tR\x03cri\x12$\n" +
-	"\x0ecri_past_rules\x18\t \x01(\bR\fcriPastRules\"7\n" +
+	"\x0ecri_past_rules\x18\t \x01(\bR\fcriPastRules\x12\x1e\n" +
+	"\n" +
+	"generation\x18\n" +
+	" \x01(\x04R\n" +
+	"generation\x12\x18\n" +
+	"\arefused\x18\v \x03(\tR\arefused\x12?\n" +
+	"\rrefused_since\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\frefusedSince\"7\n" +
 	"\x05State\x12\x10\n" +
 	"\fUNCONFIGURED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -905,20 +937,21 @@ var file_berth_proto_depIdxs = []int32{
 	3,  // 2: berth.v1.StatusResponse.damages:type_name -> berth.v1.Damage
 	0,  // 3: berth.v1.ResolverStatus.state:type_name -> berth.v1.ResolverStatus.State
 	12, // 4: berth.v1.ResolverStatus.since:type_name -> google.protobuf.Timestamp
-	6,  // 5: berth.v1.LoaderStatus.bundles:type_name -> berth.v1.BundleStatus
-	7,  // 6: berth.v1.BundleStatus.images:type_name -> berth.v1.ImageStatus
-	6,  // 7: berth.v1.LoadResponse.bundles:type_name -> berth.v1.BundleStatus
-	1,  // 8: berth.v1.Berth.Status:input_type -> berth.v1.StatusRequest
-	8,  // 9: berth.v1.Berth.Load:input_type -> berth.v1.LoadRequest
-	10, // 10: berth.v1.Berth.Unpin:input_type -> berth.v1.UnpinRequest
-	2,  // 11: berth.v1.Berth.Status:output_type -> berth.v1.StatusResponse
-	9,  // 12: berth.v1.Berth.Load:output_type -> berth.v1.LoadResponse
-	11, // 13: berth.v1.Berth.Unpin:output_type -> berth.v1.UnpinResponse
-	11, // [11:14] is the sub-list for method output_type
-	8,  // [8:11] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	12, // 5: berth.v1.ResolverStatus.refused_since:type_name -> google.protobuf.Timestamp
+	6,  // 6: berth.v1.LoaderStatus.bundles:type_name -> berth.v1.BundleStatus
+	7,  // 7: berth.v1.BundleStatus.images:type_name -> berth.v1.ImageStatus
+	6,  // 8: berth.v1.LoadResponse.bundles:type_name -> berth.v1.BundleStatus
+	1,  // 9: berth.v1.Berth.Status:input_type -> berth.v1.StatusRequest
+	8,  // 10: berth.v1.Berth.Load:input_type -> berth.v1.LoadRequest
+	10, // 11: berth.v1.Berth.Unpin:input_type -> berth.v1.UnpinRequest
+	2,  // 12: berth.v1.Berth.Status:output_type -> berth.v1.StatusResponse
+	9,  // 13: berth.v1.Berth.Load:output_type -> berth.v1.LoadResponse
+	11, // 14: berth.v1.Berth.Unpin:output_type -> berth.v1.UnpinResponse
+	12, // [12:15] is the sub-list for method output_type
+	9,  // [9:12] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_berth_proto_init() }

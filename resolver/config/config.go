@@ -17,9 +17,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/berth-edge/berth/resolver"
+	"github.com/berth-edge/berth/resolver/endpoint"
 	"github.com/berth-edge/berth/resolver/strict"
 )
 
@@ -29,15 +31,24 @@ var DefaultPath = []string{"/etc/berth/*.toml", "/etc/berth/*.yaml"}
 // Loaded is a configuration, and where it came from.
 type Loaded struct {
 	resolver.Config
-	// Files are the files that were read, in order.
+	// Files are the files of config_path that were read, in order.
 	Files []string
+	// Inputs are all files that were read.
+	Inputs Inputs
 	// Warnings are about what is understood and likely not meant.
 	Warnings []string
 }
 
-// Load reads the stanza and the files of its config_path. An error is [strict.Problems].
-func Load(stanza strict.Stanza) (Loaded, error) {
+// Load reads the stanza and the files of its config_path. What others can write is refused, see package permission. An error
+// is [strict.Problems]; what is loaded then has neither registries nor rules.
+func Load(stanza strict.Stanza) (Loaded, error) { return Reload(stanza, Loaded{}) }
+
+// Reload is Load after a change of what before was loaded from. The system's certificates are those of before if they have
+// not changed.
+func Reload(stanza strict.Stanza, before Loaded) (Loaded, error) {
 	l := newLoader()
+	l.inForce = true
+	l.roots(before)
 	t := stanza.Read(&l.problems)
 	paths := DefaultPath
 	if t.Has("config_path") {
@@ -45,21 +56,35 @@ func Load(stanza strict.Stanza) (Loaded, error) {
 	}
 	t.Known("config_path")
 	l.inStanza = true
-	l.read(t)
+	l.table(t)
 	l.inStanza = false
 	for _, path := range paths {
 		for _, file := range l.expand(t, path) {
-			l.readFile(file)
+			l.file(file)
 		}
 	}
 	return l.finish()
 }
 
-// LoadFile reads one file of our own. An error is [strict.Problems].
+// LoadFile reads one file of our own, whoever can write it. An error is [strict.Problems].
 func LoadFile(path string) (Loaded, error) {
 	l := newLoader()
-	l.readFile(path)
+	l.file(path)
 	return l.finish()
+}
+
+// roots makes the system's certificates.
+func (l *loader) roots(before Loaded) {
+	in := &l.loaded.Inputs
+	paths := endpoint.SystemRootPaths(os.Getenv)
+	changed := before.Roots == nil
+	for _, path := range append(paths.Files, paths.Dirs...) {
+		in.see(path)
+		changed = changed || in.files[path] != before.Inputs.files[path]
+	}
+	if l.loaded.Roots = before.Roots; changed {
+		l.loaded.Roots = endpoint.NewRoots(paths)
+	}
 }
 
 // loader collects registries and rules from every place.
@@ -67,14 +92,19 @@ type loader struct {
 	loaded   Loaded
 	problems strict.Problems
 	inStanza bool
+	inForce  bool              // it is to be gone by, so that others may not write it
 	defined  map[string]string // where each domain, from and setting was first seen
+	secrets  []secretFile
+	strict   bool // strict_permissions
 }
 
 func newLoader() *loader { return &loader{defined: map[string]string{}} }
 
 func (l *loader) finish() (Loaded, error) {
+	l.checkSecrets()
 	if err := l.problems.Err(); err != nil {
-		return Loaded{Files: l.loaded.Files, Warnings: l.loaded.Warnings}, err
+		l.loaded.Config = resolver.Config{Roots: l.loaded.Roots}
+		return l.loaded, err
 	}
 	if len(l.loaded.Registries) > 1 && !slices.ContainsFunc(l.loaded.Rules, func(r resolver.Rule) bool { return r.From == "*" }) {
 		l.warn("no rule for *: references that no rule matches go to the first registry, %s; write a rule for * to say so, or to say otherwise", l.loaded.Registries[0].Domain)
@@ -112,14 +142,14 @@ func (l *loader) expand(t *strict.Table, path string) []string {
 	if !strings.ContainsAny(path, "*?[") {
 		return []string{path}
 	}
-	files, err := filepath.Glob(path)
+	files, err := glob(path)
+	l.loaded.Inputs.seeMatches(path, files)
 	if err == nil && len(files) == 0 {
 		err = readable(path) // Glob takes a directory that cannot be read for an empty one
 	}
 	if err != nil {
 		t.Problem("config_path", "%q: %v", path, err)
 	}
-	slices.Sort(files)
 	return files
 }
 
@@ -137,30 +167,42 @@ func readable(pattern string) error {
 	return err
 }
 
-// readFile reads a file, once however often it is named.
-func (l *loader) readFile(path string) {
+// file reads a file of config_path, once however often it is named.
+func (l *loader) file(path string) {
 	if slices.Contains(l.loaded.Files, path) {
 		return
 	}
 	l.loaded.Files = append(l.loaded.Files, path)
-	text, err := read(path)
+	text, err := l.read(path)
+	if err == nil {
+		err = l.checkWritable(path)
+	}
 	if err != nil {
 		l.problems = append(l.problems, strict.Problem{File: path, Text: err.Error()})
 		return
 	}
-	l.read(strict.ParseFile(path, text, &l.problems))
+	l.table(strict.ParseFile(path, text, &l.problems))
 }
 
-func read(path string) ([]byte, error) {
+func (l *loader) read(path string) ([]byte, error) {
 	switch filepath.Ext(path) {
 	case ".yaml", ".yml":
 		return nil, errors.New("a cloud-config is not read by this version; write the same as TOML")
 	}
-	text, err := strict.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
+	text, err := l.content(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		return nil, errors.New("no such file; pulls are refused until it appears")
+	case errors.Is(err, syscall.EISDIR):
+		return nil, fmt.Errorf("%w, or a pattern such as %s", err, filepath.Join(path, "*.toml"))
 	}
 	return text, err
+}
+
+// content reads a file of the configuration, or one that it names.
+func (l *loader) content(path string) ([]byte, error) {
+	l.loaded.Inputs.see(path)
+	return strict.ReadFile(path)
 }
 
 // noteFields notes the mistakes that err joins, each at its key.
@@ -177,7 +219,7 @@ func noteFields(t *strict.Table, err error) {
 	}
 }
 
-func (l *loader) read(t *strict.Table) {
+func (l *loader) table(t *strict.Table) {
 	for _, r := range t.Tables("registries") {
 		l.registry(r)
 	}
@@ -186,6 +228,7 @@ func (l *loader) read(t *strict.Table) {
 	}
 	l.timeout(t, "dial_timeout", &l.loaded.DialTimeout)
 	l.timeout(t, "stall_timeout", &l.loaded.StallTimeout)
+	l.strict = t.Truth("strict_permissions") || l.strict
 	t.Unknown()
 }
 

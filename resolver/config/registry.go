@@ -83,6 +83,7 @@ func (l *loader) credential(t *strict.Table) credential.Source {
 			t.Problem(given[0], "%v", err)
 		}
 		source.Password = credential.Secret(password)
+		l.inline(t, given[0])
 	}
 	if t.Has("password_file") && !filepath.IsAbs(source.PasswordFile) { // not quoted: it may be the password itself
 		t.Problem("password_file", "is not an absolute path; want that of a file that holds the password")
@@ -114,10 +115,15 @@ func (l *loader) checkTLS(t *strict.Table, r *resolver.Registry, domain string) 
 			t.Problem(key, "%s", notPEM)
 			continue
 		}
-		certs, err := endpoint.ParseCertificates(text)
+		pem, ok := l.pem(t, key, text)
+		if !ok {
+			continue
+		}
+		certs, err := endpoint.ParseCertificates(pem)
 		if err != nil {
 			t.Problem(key, "%v", pathError(text, err))
 		}
+		o.Certificates[i] = pem
 		for _, cert := range certs {
 			if time.Now().After(cert.NotAfter) {
 				l.warn("registry %s: certificate %s expired at %s", r.Domain, cert.Subject, cert.NotAfter.UTC().Format(time.RFC3339))
@@ -132,6 +138,8 @@ func (l *loader) checkTLS(t *strict.Table, r *resolver.Registry, domain string) 
 			t.Problem("proxy", "%v", err)
 		case l.inStanza && u.User != nil:
 			t.Problem("proxy", "has a password, which `containerd config dump` would print; move the registry to a file of config_path")
+		case u.User != nil:
+			l.inline(t, "proxy")
 		}
 	}
 	if strings.HasPrefix(strings.ToLower(domain), "http://") {
@@ -148,26 +156,53 @@ func (l *loader) checkTLS(t *strict.Table, r *resolver.Registry, domain string) 
 // checkClient reads the client's certificate and key.
 func (l *loader) checkClient(t *strict.Table, o *endpoint.Options) {
 	good := true
-	for _, pair := range [][2]string{{"client_certificate", "client_key"}, {"client_key", "client_certificate"}} {
-		key, other := pair[0], pair[1]
-		switch text := t.Text(key); {
-		case !t.Has(key):
+	for _, file := range []struct {
+		key, other string
+		to         *string
+	}{{"client_certificate", "client_key", &o.ClientCertificate}, {"client_key", "client_certificate", &o.ClientKey}} {
+		text := *file.to
+		switch {
+		case !t.Has(file.key):
 			good = false
+			continue
 		case !isPEMOrPath(text):
-			t.Problem(key, "%s", notPEM)
+			t.Problem(file.key, "%s", notPEM)
 			good = false
-		case !t.Has(other):
-			t.Problem(key, "wants %s beside it", other)
+			continue
+		case !t.Has(file.other):
+			t.Problem(file.key, "wants %s beside it", file.other)
 		}
+		pem, ok := l.pem(t, file.key, text)
+		if good = good && ok; !ok {
+			continue
+		}
+		*file.to = pem
 	}
-	if l.inStanza && isPEM(o.ClientKey) {
+	switch key := t.Text("client_key"); {
+	case isPEM(key) && l.inStanza:
 		t.Problem("client_key", "`containerd config dump` would print it; name a file, or move the registry to a file of config_path")
+	case isPEM(key):
+		l.inline(t, "client_key")
+	case good:
+		l.secrets = append(l.secrets, secretFile{t, "client_key", key})
 	}
 	if good {
 		if _, err := endpoint.ParseKeyPair(o.ClientCertificate, o.ClientKey); err != nil {
 			t.Problem("client_certificate", "%v", err)
 		}
 	}
+}
+
+// pem returns text itself if it is PEM, and the content of the file that it names if not.
+func (l *loader) pem(t *strict.Table, key, text string) (pem string, ok bool) {
+	if isPEM(text) {
+		return text, true
+	}
+	content, err := l.content(text)
+	if err != nil {
+		t.Problem(key, "%s: %v", text, err)
+	}
+	return string(content), err == nil
 }
 
 // notPEM does not quote the value, which may be a key without its head line.

@@ -146,7 +146,7 @@ func TestCertificateMistakes(t *testing.T) {
 		return fmt.Sprintf("client_certificate = %q\nclient_key = %q", cert, key)
 	}
 	for _, tt := range []struct{ name, keys, want string }{
-		{"absent", list(absent), "3: registries[0].certificates[0]: stat /absent/ca.pem: no such file or directory"},
+		{"absent", list(absent), "3: registries[0].certificates[0]: /absent/ca.pem: cannot be read: no such file or directory"},
 		{"empty file", list(cert, empty), "3: registries[0].certificates[1]: " + empty + ": no certificate found; want PEM"},
 		{"a key", list(keyFile), "3: registries[0].certificates[0]: " + keyFile + ": no certificate found (contains PRIVATE KEY)"},
 		{"a key as text", list(key), "3: registries[0].certificates[0]: no certificate found (contains PRIVATE KEY)"},

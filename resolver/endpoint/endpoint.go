@@ -36,7 +36,8 @@ type Endpoint struct {
 	down  atomic.Pointer[time.Time] // when it could not be reached; nil if it could since
 }
 
-// New returns the endpoint of the registry at host, which is host[:port]. Errors are about files that opts names.
+// New returns the endpoint of the registry at host, which is host[:port]. Errors are about certificates of opts that are
+// none.
 func New(host string, keychain credential.Keychain, opts Options) (*Endpoint, error) {
 	if opts.DialTimeout == 0 {
 		opts.DialTimeout = defaultDialTimeout

@@ -16,8 +16,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
-	"strings"
 	"time"
 )
 
@@ -30,11 +28,12 @@ const (
 // Options is how a registry is reached. The zero value is HTTPS with the system's certificates and the proxy of
 // the environment.
 type Options struct {
-	// Certificates are added to the system's pool for this registry: PEM text or the path of a file, each with one
-	// or more certificates.
+	// Certificates are added to the system's for this registry: PEM texts, each of one or more certificates.
 	Certificates []string
-	// ClientCertificate and ClientKey are PEM text or a path; both or neither. They are shown to the registry's own
-	// host and port only.
+	// Roots are the system's certificates. Nil is those that Go reads, once in the life of a process.
+	Roots *Roots
+	// ClientCertificate and ClientKey are PEM text; both or neither. They are shown to the registry's own host and port
+	// only.
 	ClientCertificate, ClientKey string
 	// Insecure accepts any certificate of the registry's host and of TokenRealms, and plain HTTP if the port does
 	// not speak TLS.
@@ -65,14 +64,10 @@ func (o Options) TLS() string {
 	return "system"
 }
 
-// ParseCertificates returns the certificates in text, which is PEM or the path of a PEM file.
+// ParseCertificates returns the certificates in PEM text.
 func ParseCertificates(text string) ([]*x509.Certificate, error) {
-	pemText, err := readPEM(text)
-	if err != nil {
-		return nil, err
-	}
 	var certs []*x509.Certificate
-	for block, rest := pem.Decode(pemText); block != nil; block, rest = pem.Decode(rest) {
+	for block, rest := pem.Decode([]byte(text)); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != "CERTIFICATE" {
 			return nil, fmt.Errorf("no certificate found (contains %s)", block.Type)
 		}
@@ -88,46 +83,16 @@ func ParseCertificates(text string) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
-// ParseKeyPair returns the client certificate of cert and key, each PEM text or the path of a file. The error does
-// not quote either.
+// ParseKeyPair returns the client certificate of cert and key, each PEM text. The error does not quote either.
 func ParseKeyPair(cert, key string) (tls.Certificate, error) {
-	certPEM, err := readPEM(cert)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	keyPEM, err := readPEM(key)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	if block, _ := pem.Decode(keyPEM); block != nil && (block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "") {
+	if block, _ := pem.Decode([]byte(key)); block != nil && (block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "") {
 		return tls.Certificate{}, errors.New("client key is encrypted; want one without a passphrase")
 	}
-	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("client key does not match certificate, or one of them is not PEM: %w", err)
 	}
 	return pair, nil
-}
-
-// maxPEMFile is the size above which a file of certificates is taken for a mistake.
-const maxPEMFile = 4 << 20
-
-// readPEM returns text itself if it is PEM, and the content of the file that it names if not.
-func readPEM(text string) ([]byte, error) {
-	if strings.Contains(text, "-----BEGIN") {
-		return []byte(text), nil
-	}
-	if strings.ContainsAny(text, "\n") || text == "" {
-		return nil, errors.New("neither PEM text nor the path of a file")
-	}
-	info, err := os.Stat(text)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxPEMFile {
-		return nil, fmt.Errorf("%s: not a regular file of at most %d bytes", text, maxPEMFile)
-	}
-	return os.ReadFile(text)
 }
 
 // ParseProxy checks the URL of a proxy. The error does not quote it, since it may hold a password.

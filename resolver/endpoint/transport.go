@@ -35,7 +35,7 @@ type transports struct {
 	wanted *atomic.Bool
 }
 
-// newTransports checks what opts names, and returns what makes the transports when they are first used: the system's
+// newTransports checks opts, and returns what makes the transports when they are first used: the system's
 // pool costs megabytes, which a daemon that does not pull need not hold.
 func newTransports(host string, opts Options) (func() transports, error) {
 	var added []*x509.Certificate
@@ -63,7 +63,7 @@ func newTransports(host string, opts Options) (func() transports, error) {
 		proxy = http.ProxyURL(u)
 	}
 	return sync.OnceValue(func() transports {
-		config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool(added)}
+		config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: opts.Roots.with(added)}
 		t := transports{proxy: proxy, wanted: new(atomic.Bool)}
 		t.other = newTransport(config.Clone(), opts)
 		t.other.Proxy = proxy
@@ -84,21 +84,6 @@ func newTransports(host string, opts Options) (func() transports, error) {
 		t.own.Proxy = proxy
 		return t
 	}), nil
-}
-
-// pool is the system's with certificates added; nil, which is the system's own, if there are none.
-func pool(added []*x509.Certificate) *x509.CertPool {
-	if len(added) == 0 {
-		return nil
-	}
-	p, err := x509.SystemCertPool()
-	if err != nil {
-		p = x509.NewCertPool() // a system without one; the registry's own certificates may do
-	}
-	for _, cert := range added {
-		p.AddCert(cert)
-	}
-	return p
 }
 
 func newTransport(config *tls.Config, opts Options) *http.Transport {

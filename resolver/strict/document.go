@@ -9,8 +9,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
@@ -81,7 +81,7 @@ func ReadFile(path string) ([]byte, error) {
 		return nil, unread(err)
 	}
 	if info.IsDir() {
-		return nil, errors.New("is a directory; want a file, or a pattern such as " + filepath.Join(path, "*.toml"))
+		return nil, fmt.Errorf("%w; want a file", syscall.EISDIR)
 	}
 	if !info.Mode().IsRegular() {
 		return nil, errors.New("is not a regular file")

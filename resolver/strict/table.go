@@ -54,6 +54,9 @@ func value[T any](t *Table, key, want string) (v T, ok bool) {
 	return v, ok
 }
 
+// File returns the file that the table stands in, or the name of the stanza.
+func (t *Table) File() string { return t.doc.file(t.path) }
+
 // Has reports whether a key is written.
 func (t *Table) Has(key string) bool { _, ok := t.values[key]; return ok }
 

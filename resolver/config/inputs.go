@@ -1,0 +1,143 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Inputs are the files that a configuration was made from, as they were when they were read: those of config_path, and the
+// certificates and keys that they name. Files that are read when they are needed are not among them. The zero value is none.
+type Inputs struct {
+	files map[string]identity
+	globs map[string][]string // what each pattern matched
+}
+
+// identity tells one state of a file from another. Links are followed.
+type identity struct {
+	dev, ino     uint64
+	size         int64
+	mode, uid    uint32
+	mtime, ctime unix.Timespec
+	err          string // why it cannot be looked at; it may be absent
+}
+
+func identify(path string) identity {
+	var s unix.Stat_t
+	if err := unix.Stat(path, &s); err != nil {
+		return identity{err: err.Error()}
+	}
+	return identity{dev: s.Dev, ino: s.Ino, size: s.Size, mode: s.Mode, uid: s.Uid, mtime: s.Mtim, ctime: s.Ctim}
+}
+
+// see notes the state of a file, before it is read.
+func (in *Inputs) see(path string) {
+	if _, ok := in.files[path]; ok {
+		return
+	}
+	if in.files == nil {
+		in.files = map[string]identity{}
+	}
+	in.files[path] = identify(path)
+}
+
+func (in *Inputs) seeMatches(pattern string, files []string) {
+	if in.globs == nil {
+		in.globs = map[string][]string{}
+	}
+	in.globs[pattern] = files
+}
+
+// Changed reports whether any of them is another than it was, is gone, or is new.
+func (in Inputs) Changed() bool {
+	for path, was := range in.files {
+		if identify(path) != was {
+			return true
+		}
+	}
+	for pattern, were := range in.globs {
+		if files, _ := glob(pattern); !slices.Equal(files, were) {
+			return true
+		}
+	}
+	return false
+}
+
+// changed returns the files that are others than they were, those that are gone and new ones included.
+func (in Inputs) changed() []string {
+	found := map[string]bool{}
+	for path, was := range in.files {
+		if identify(path) != was {
+			found[path] = true
+		}
+	}
+	for pattern, were := range in.globs {
+		files, _ := glob(pattern)
+		for _, path := range append(files, were...) {
+			if slices.Contains(files, path) != slices.Contains(were, path) {
+				found[path] = true
+			}
+		}
+	}
+	return slices.Collect(maps.Keys(found))
+}
+
+// Settled reports whether what changed was left alone for the given time: a file that is still being written may have half
+// of its rules.
+func (in Inputs) Settled(quiet time.Duration) bool {
+	for _, path := range in.changed() {
+		info, err := os.Stat(path)
+		if errors.Is(err, os.ErrNotExist) { // its directory says when it went
+			info, err = os.Stat(filepath.Dir(path))
+		}
+		if err != nil {
+			continue
+		}
+		if age := time.Since(info.ModTime()); age >= 0 && age < quiet { // one in the future says nothing
+			return false
+		}
+	}
+	return true
+}
+
+// Written reports whether something of what changed is open for writing. Where the file system cannot tell, it is not.
+func (in Inputs) Written() bool {
+	return slices.ContainsFunc(in.changed(), isWritten)
+}
+
+// isWritten asks for a read lease, which there is none of while a file is open for writing (fcntl(2), F_SETLEASE).
+func isWritten(path string) bool {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // ends the lease
+	_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
+	return errors.Is(err, unix.EAGAIN)
+}
+
+// Paths returns what to watch: the files, and the patterns.
+func (in Inputs) Paths() []string {
+	paths := slices.Collect(maps.Keys(in.files))
+	for pattern := range in.globs {
+		paths = append(paths, pattern)
+	}
+	slices.Sort(paths)
+	return paths
+}
+
+// glob returns what a pattern matches, sorted.
+func glob(pattern string) ([]string, error) {
+	files, err := filepath.Glob(pattern)
+	slices.Sort(files)
+	return files, err
+}

@@ -1,0 +1,93 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package config_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/berth-edge/berth/resolver/config"
+)
+
+// loadOne loads a configuration of one file.
+func loadOne(path string) (config.Loaded, error) { return config.Load(stanza(nil, path)) }
+
+// A7, SEC-09, SEC-10: what others can write is refused; a secret that they can read is warned of, or refused.
+func TestPermissions(t *testing.T) {
+	cert, key := keyPair(t, 1<<40)
+	keyFile := write(t, "key.pem", key)
+	if err := os.Chmod(keyFile, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	const withPassword = "[[registries]]\ndomain = \"r.io\"\nusername = \"u\"\npassword = \"hunter2\"\n"
+	withKey := fmt.Sprintf("[[registries]]\ndomain = \"r.io\"\nclient_certificate = %q\nclient_key = ", cert)
+	for _, tt := range []struct {
+		name, text     string
+		mode           os.FileMode
+		want, warnings string // FILE is the file
+	}{
+		{"nobody else", withPassword, 0o600, "", ""},
+		{"others write, no secret", rule("quay.io", "r.io"), 0o666, "FILE: has mode 0666: others can write to it; chmod go-w FILE", ""},
+		{"the group writes", withPassword, 0o660, "FILE: has mode 0660: others can write to it; chmod go-w FILE", ""},
+		{"others read no secret", rule("quay.io", "r.io"), 0o644, "", ""},
+		{"others read a password", withPassword, 0o644, "", "FILE has mode 0644, want 0600: others can read the secret in it; chmod 600 FILE"},
+		{"others read an encoded password", strings.Replace(withPassword, "password = \"hunter2\"", "encoded_password = \"aHVudGVyMg==\"", 1), 0o640, "", "FILE has mode 0640, want 0600"},
+		{"others read a key", withKey + fmt.Sprintf("%q", key), 0o604, "", "FILE has mode 0604, want 0600"},
+		{"others read a proxy's password", "[[registries]]\ndomain = \"r.io\"\nproxy = \"http://u:hunter2@p:1\"\n", 0o644, "", "FILE has mode 0644, want 0600"},
+		{"others read a file with a key", withKey + fmt.Sprintf("%q", keyFile), 0o644, "", keyFile + " has mode 0640, want 0600: others can read the secret in it; chmod 600 " + keyFile},
+		{"strict, nobody else", "strict_permissions = true\n" + withPassword, 0o600, "", ""},
+		{"strict, others read", "strict_permissions = true\n" + withPassword, 0o644, "FILE:5: registries[0].password: FILE has mode 0644, want 0600", ""},
+		{"strict, others read a file with a key", "strict_permissions = true\n" + withKey + fmt.Sprintf("%q", keyFile), 0o644, "FILE:5: registries[0].client_key: " + keyFile + " has mode 0640, want 0600", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			file := write(t, "berth.toml", tt.text)
+			if err := os.Chmod(file, tt.mode); err != nil {
+				t.Fatal(err)
+			}
+			loaded, err := loadOne(file)
+			got, want := fmt.Sprint(err), strings.ReplaceAll(tt.want, "FILE", file)
+			if tt.want == "" && err != nil || tt.want != "" && !strings.HasPrefix(got, want) {
+				t.Errorf("got %v, want %q", err, want)
+			}
+			if got, want := strings.Join(loaded.Warnings, "\n"), strings.ReplaceAll(tt.warnings, "FILE", file); !strings.HasPrefix(got, want) || want == "" && got != "" {
+				t.Errorf("got warnings %q, want %q", got, want)
+			}
+			if strings.Contains(got, "hunter2") {
+				t.Errorf("got the secret in %s", got)
+			}
+		})
+	}
+}
+
+// A7: a directory that others can write to lets them replace the file; a link counts as what it leads to.
+func TestPermissionsAround(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "open"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	target := filepath.Join(dir, "open", "berth.toml")
+	if err := os.WriteFile(target, []byte(rule("quay.io", "r.io")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(dir, "open"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "link.toml")
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{target, link} {
+		want := fmt.Sprintf("%s: %s/open has mode 0777: others can write to it; chmod go-w %[2]s/open", path, dir)
+		if _, err := loadOne(path); fmt.Sprint(err) != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	// An operator who looks at a file does not go by it.
+	if _, err := config.LoadFile(target); err != nil {
+		t.Errorf("LoadFile: got %v", err)
+	}
+}

@@ -1,0 +1,64 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/berth-edge/berth/resolver/permission"
+	"github.com/berth-edge/berth/resolver/strict"
+)
+
+// secretFile is a file with a secret.
+type secretFile struct {
+	table *strict.Table
+	key   string // the key that names it, or that holds the secret
+	path  string
+}
+
+// checkWritable returns why a file of config_path is not to be gone by: others can write it, and so choose the registry.
+func (l *loader) checkWritable(path string) error {
+	if !l.inForce {
+		return nil
+	}
+	return withoutPath(path, permission.Writable(path))
+}
+
+// inline notes that the table's own file holds a secret.
+func (l *loader) inline(t *strict.Table, key string) {
+	if !l.inStanza { // in which none is accepted
+		l.secrets = append(l.secrets, secretFile{t, key, t.File()})
+	}
+}
+
+// checkSecrets looks at who can write and read the files with secrets, each once.
+func (l *loader) checkSecrets() {
+	seen := map[string]bool{}
+	for _, s := range l.secrets {
+		if seen[s.path] {
+			continue
+		}
+		seen[s.path] = true
+		if err := permission.Writable(s.path); err != nil && l.inForce && s.path != s.table.File() {
+			s.table.Problem(s.key, "%v", err)
+		}
+		if err := permission.Readable(s.path); err != nil && l.strict {
+			s.table.Problem(s.key, "%v", err)
+		} else if err != nil {
+			l.warn("%v", err)
+		}
+	}
+}
+
+// withoutPath drops the path from the beginning of an error that is about the file of that path.
+func withoutPath(path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if text, ok := strings.CutPrefix(err.Error(), path+" "); ok {
+		return errors.New(text)
+	}
+	return err
+}
