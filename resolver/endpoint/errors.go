@@ -6,7 +6,6 @@ package endpoint
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -79,28 +78,22 @@ func explain(ctx context.Context, host string, stall time.Duration, err error) e
 		return &Error{Cause: cause, Text: fmt.Sprintf(format, args...), err: err}
 	}
 	var (
-		dns       *net.DNSError
-		authority x509.UnknownAuthorityError
-		hostname  x509.HostnameError
-		invalid   x509.CertificateInvalidError
-		record    tls.RecordHeaderError
-		timeout   net.Error
-		op        *net.OpError
+		dns     *net.DNSError
+		record  tls.RecordHeaderError
+		timeout net.Error
+		op      *net.OpError
 	)
 	if errors.As(err, &op) && op.Op == "proxyconnect" {
 		return fail(Unreachable, "%s: proxy cannot be reached: %v", host, op.Err)
+	}
+	if cause, text := explainCertificate(time.Now(), err); cause != "" {
+		return fail(cause, "%s: %s", host, text)
 	}
 	switch {
 	case errors.As(err, &dns):
 		return fail(NoSuchHost, "%s: host not found: %v", host, dns)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fail(Refused, "%s: connection refused", host)
-	case errors.As(err, &authority):
-		return fail(Untrusted, "%s: certificate signed by unknown authority; add its CA to certificates: %v", host, authority)
-	case errors.As(err, &hostname):
-		return fail(BadCert, "%s: certificate is for another name: %v", host, hostname)
-	case errors.As(err, &invalid):
-		return fail(BadCert, "%s: certificate not valid at %s: %v", host, time.Now().UTC().Format(time.RFC3339), invalid)
 	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record):
 		return fail(PlainHTTP, "%s: server gave HTTP response to HTTPS client; set insecure = true to allow plain HTTP", host)
 	case isDial(err) && errors.As(err, &timeout) && timeout.Timeout():

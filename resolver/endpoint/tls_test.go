@@ -5,9 +5,11 @@ package endpoint_test
 
 import (
 	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,7 +24,14 @@ func TestCertificates(t *testing.T) {
 	image := registrytest.NewImage("certificates", 1<<10)
 	authority, other := registrytest.NewAuthority(t), registrytest.NewAuthority(t)
 	onePair, _, _ := authority.Issue(t, "localhost")
-	expired, _, _ := authority.IssueUntil(t, time.Now().Add(-time.Minute), "127.0.0.1", "localhost")
+	now := time.Now()
+	expired, _, _ := authority.IssueFor(t, now.Add(-time.Hour), now.Add(-time.Minute), "127.0.0.1", "localhost")
+	early, _, _ := authority.IssueFor(t, now.Add(time.Minute), now.Add(time.Hour), "127.0.0.1", "localhost")
+	intermediate := authority.Intermediate(t)
+	alone, _, _ := intermediate.Issue(t, "127.0.0.1")
+	chain := alone
+	block, _ := pem.Decode([]byte(intermediate.PEM))
+	chain.Certificate = append(slices.Clone(alone.Certificate), block.Bytes)
 	certificate := func(pair tls.Certificate, versions ...uint16) *tls.Config {
 		c := &tls.Config{Certificates: []tls.Certificate{pair}}
 		if len(versions) > 0 {
@@ -45,7 +54,12 @@ func TestCertificates(t *testing.T) {
 		{name: "SEC-20 unknown authority by name", server: certificate(pair), host: "localhost", cause: endpoint.Untrusted, want: "add its CA to certificates"},
 		{name: "SEC-22 authority of another registry", server: certificate(pair), opts: trusting(other), cause: endpoint.Untrusted, want: "unknown authority"},
 		{name: "another name", server: certificate(onePair), opts: trusting(authority), cause: endpoint.BadCert, want: "certificate is for another name"},
-		{name: "expired", server: certificate(expired), opts: trusting(authority), cause: endpoint.BadCert, want: "certificate not valid at "},
+		{name: "expired", server: certificate(expired), opts: trusting(authority), cause: endpoint.BadCert, want: "certificate not valid at " + stamp(now)[:10]},
+		{name: "T1 expired", server: certificate(expired), opts: trusting(authority), cause: endpoint.BadCert, want: "it expired at " + stamp(now.Add(-time.Minute)) + "; renew it"},
+		{name: "T1 not yet valid", server: certificate(early), opts: trusting(authority), cause: endpoint.BadCert, want: "it is not yet valid, but from " + stamp(now.Add(time.Minute))},
+		{name: "intermediate missing", server: certificate(alone), opts: trusting(authority), cause: endpoint.Untrusted, want: "unknown authority CN=intermediate of TestCertificates; add its CA to certificates, or have the registry send the intermediate certificate"},
+		{name: "intermediate sent", server: certificate(chain), opts: trusting(authority)},
+		{name: "intermediate configured", server: certificate(alone), opts: trusting(intermediate)},
 		{name: "SEC-23 TLS 1.0", server: certificate(pair, tls.VersionTLS10), opts: trusting(authority), cause: endpoint.NoTLS, want: "protocol version"},
 		{name: "SEC-23 TLS 1.1", server: certificate(pair, tls.VersionTLS11), opts: trusting(authority), cause: endpoint.NoTLS, want: "protocol version"},
 		{name: "TLS 1.2", server: certificate(pair, tls.VersionTLS12), opts: trusting(authority)},
@@ -87,6 +101,8 @@ func TestCertificates(t *testing.T) {
 		})
 	}
 }
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // SEC-22, SEC-26, R18: insecure is for the registry's own host, and for nothing that it redirects to or sends for a token.
 func TestInsecureIsNotInherited(t *testing.T) {
@@ -224,6 +240,15 @@ func TestClientCertificate(t *testing.T) {
 
 	err := pull(t.Context(), newEndpoint(t, server.Host, login(), trusting(authority)), "app", image)
 	wantError(t, err, server.Host+": ", "certificate required")
+	// T4: one that the registry does not accept.
+	_, foreignCert, foreignKey := registrytest.NewAuthority(t).Issue(t, "node")
+	_, oldCert, oldKey := authority.IssueFor(t, time.Now().Add(-time.Hour), time.Now().Add(-time.Minute), "node")
+	for _, pair := range [][2]string{{foreignCert, foreignKey}, {oldCert, oldKey}} {
+		opts := trusting(authority)
+		opts.ClientCertificate, opts.ClientKey = pair[0], pair[1]
+		err := pull(t.Context(), newEndpoint(t, server.Host, login(), opts), "app", image)
+		wantError(t, err, server.Host+": the registry refuses the client's certificate", "look at client_certificate: remote error: tls: ")
+	}
 	opts := trusting(authority)
 	opts.ClientCertificate, opts.ClientKey = cert, key
 	if err := pull(t.Context(), newEndpoint(t, server.Host, login(), opts), "app", image); err != nil {

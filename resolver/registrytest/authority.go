@@ -29,17 +29,32 @@ type Authority struct {
 // NewAuthority makes one.
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
+	return newAuthority(t, "authority of "+t.Name(), nil)
+}
+
+// Intermediate returns an authority that a vouches for.
+func (a *Authority) Intermediate(t testing.TB) *Authority {
+	t.Helper()
+	return newAuthority(t, "intermediate of "+t.Name(), a)
+}
+
+// newAuthority makes an authority that signer vouches for; it does itself if that is nil.
+func newAuthority(t testing.TB, name string, signer *Authority) *Authority {
+	t.Helper()
 	key := newKey(t)
 	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(1),
-		Subject:               pkix.Name{CommonName: "authority of " + t.Name()},
+		SerialNumber:          big.NewInt(time.Now().UnixNano()),
+		Subject:               pkix.Name{CommonName: name},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(time.Hour),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageCertSign,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if signer == nil {
+		signer = &Authority{cert: template, key: key}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, signer.cert, key.Public(), signer.key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,17 +68,17 @@ func NewAuthority(t testing.TB) *Authority {
 // Issue returns a certificate for names and addresses, for a server or a client, and it and its key as PEM.
 func (a *Authority) Issue(t testing.TB, names ...string) (pair tls.Certificate, certPEM, keyPEM string) {
 	t.Helper()
-	return a.IssueUntil(t, time.Now().Add(time.Hour), names...)
+	return a.IssueFor(t, time.Now().Add(-time.Hour), time.Now().Add(time.Hour), names...)
 }
 
-// IssueUntil is Issue with a time at which the certificate ends.
-func (a *Authority) IssueUntil(t testing.TB, end time.Time, names ...string) (pair tls.Certificate, certPEM, keyPEM string) {
+// IssueFor is Issue with the time from which to which the certificate is valid.
+func (a *Authority) IssueFor(t testing.TB, begin, end time.Time, names ...string) (pair tls.Certificate, certPEM, keyPEM string) {
 	t.Helper()
 	key := newKey(t)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()),
 		Subject:      pkix.Name{CommonName: names[0]},
-		NotBefore:    time.Now().Add(-time.Hour),
+		NotBefore:    begin,
 		NotAfter:     end,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},

@@ -25,6 +25,7 @@ type Server struct {
 
 	web   *httptest.Server
 	conns atomic.Int64
+	open  atomic.Int64
 	raw   sync.Mutex
 	bytes bytes.Buffer // as they came over the wire
 
@@ -131,6 +132,12 @@ func (s *Server) Received(texts ...string) []string {
 // Connections returns how many connections were accepted.
 func (s *Server) Connections() int { return int(s.conns.Load()) }
 
+// Open returns how many of them are open.
+func (s *Server) Open() int { return int(s.open.Load()) }
+
+// CloseConnections ends all of them.
+func (s *Server) CloseConnections() { s.web.CloseClientConnections() }
+
 type recordingListener struct {
 	net.Listener
 	server *Server
@@ -142,12 +149,19 @@ func (l *recordingListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	l.server.conns.Add(1)
-	return &recordingConn{conn, l.server}, nil
+	l.server.open.Add(1)
+	return &recordingConn{Conn: conn, server: l.server}, nil
 }
 
 type recordingConn struct {
 	net.Conn
 	server *Server
+	closed sync.Once
+}
+
+func (c *recordingConn) Close() error {
+	c.closed.Do(func() { c.server.open.Add(-1) })
+	return c.Conn.Close()
 }
 
 func (c *recordingConn) Read(p []byte) (int, error) {

@@ -1,0 +1,64 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"bytes"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+)
+
+// earliest is a time before which no clock can be right: a node without a battery starts in 1970.
+var earliest = time.Date(2025, time.January, 1, 0, 0, 0, 0, time.UTC)
+
+// explainCertificate says what is wrong with a certificate, of the registry's or of ours, and what to do; the cause is "" if
+// err is about neither.
+func explainCertificate(now time.Time, err error) (Cause, string) {
+	var (
+		authority x509.UnknownAuthorityError
+		hostname  x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		op        *net.OpError
+	)
+	switch {
+	case errors.As(err, &authority):
+		return Untrusted, unknownAuthority(authority)
+	case errors.As(err, &hostname):
+		return BadCert, fmt.Sprintf("certificate is for another name: %v", hostname)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return BadCert, outOfTime(now, invalid.Cert)
+	case errors.As(err, &invalid):
+		return BadCert, fmt.Sprintf("certificate is not valid: %v", invalid)
+	case errors.As(err, &op) && op.Op == "remote error" && strings.Contains(op.Err.Error(), "certificate"):
+		return NoTLS, fmt.Sprintf("the registry refuses the client's certificate, or misses one; look at client_certificate: %v", err)
+	}
+	return "", ""
+}
+
+func unknownAuthority(err x509.UnknownAuthorityError) string {
+	if err.Cert == nil {
+		return fmt.Sprintf("certificate signed by unknown authority; add its CA to certificates: %v", err)
+	}
+	if bytes.Equal(err.Cert.RawIssuer, err.Cert.RawSubject) {
+		return fmt.Sprintf("certificate signed by unknown authority, itself (%s); add it, or its CA, to certificates: %v", err.Cert.Subject, err)
+	}
+	return fmt.Sprintf("certificate signed by unknown authority %s; add its CA to certificates, or have the registry send the intermediate certificate if it is one: %v",
+		err.Cert.Issuer, err)
+}
+
+// outOfTime says when a certificate is valid, in the clock's own time, which may be what is wrong.
+func outOfTime(now time.Time, cert *x509.Certificate) string {
+	format := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+	if now.Before(earliest) {
+		return fmt.Sprintf("certificate not valid at %s: it is valid from %s; the system clock is %s, which cannot be: set it", format(now), format(cert.NotBefore), format(now))
+	}
+	if now.Before(cert.NotBefore) {
+		return fmt.Sprintf("certificate not valid at %s: it is not yet valid, but from %s; look at the clocks of this node and of who signed it", format(now), format(cert.NotBefore))
+	}
+	return fmt.Sprintf("certificate not valid at %s: it expired at %s; renew it", format(now), format(cert.NotAfter))
+}
