@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	// quiet is how long changed files must be left alone before they are read, and be closed: one that is written in place may
-	// have half of its rules.
+	// quiet is how long files that are written in place must be left alone before they are read: they may have half of their
+	// rules.
 	quiet = 200 * time.Millisecond
 	// restless is how long quiet is waited for: files that change all the time are read then.
 	restless = 10 * quiet
@@ -48,17 +48,17 @@ func (r *Resolver) Watch(ctx context.Context) {
 			log.G(ctx).Errorf("watch the resolver's configuration: panic: %v; changes come into force with the next pull\n%s", p, debug.Stack())
 		}
 	}()
-	look := time.NewTicker(lookEvery)
-	defer look.Stop()
 	for ctx.Err() == nil {
 		paths := r.inputs().Paths()
 		watching, stop := context.WithCancel(ctx)
 		changes := watch.Paths(watching, paths...)
+		wait := quiet // what changed before they were watched was not told of
 		for watching.Err() == nil && slices.Equal(paths, r.inputs().Paths()) {
 			select {
 			case <-ctx.Done():
 			case <-changes:
-			case <-look.C:
+			case <-time.After(wait):
+				wait = lookEvery
 			}
 			r.refresh(ctx, math.MaxInt64)
 		}

@@ -328,3 +328,34 @@ func TestPermissionsBecomeUnsafe(t *testing.T) {
 		t.Errorf("got status %v, want the mode refused", s)
 	}
 }
+
+// T8, SEC-24: a client's certificate and its key are replaced one after the other: the old pair is shown until the new one
+// is whole.
+func TestKeyPairReplacedInTwoSteps(t *testing.T) {
+	dir := t.TempDir()
+	authority := registrytest.NewAuthority(t)
+	_, cert, key := authority.Issue(t, "node")
+	_, newCert, newKey := authority.Issue(t, "node")
+	writeFile(t, dir+"/cert.pem", cert)
+	writeFile(t, dir+"/key.pem", key)
+	writeFile(t, dir+"/a.toml", fmt.Sprintf("[[registries]]\ndomain = \"r.io\"\nclient_certificate = \"%s/cert.pem\"\nclient_key = \"%[1]s/key.pem\"\n", dir))
+	r, ctx, _ := newResolver(t, dir+"/a.toml")
+	shown := func(want, wantKey string) {
+		t.Helper()
+		routes, err := r.Routes(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o := routes.Config().Registries[0].Endpoint; o.ClientCertificate != want || o.ClientKey != wantKey {
+			t.Error("got another pair than wanted")
+		}
+	}
+	shown(cert, key)
+	replace(t, dir+"/cert.pem", newCert)
+	shown(cert, key)
+	if s := r.status(); len(s.Refused) != 1 || !strings.Contains(s.Refused[0], "client key does not match certificate") {
+		t.Errorf("got status %v, want the pair refused", s)
+	}
+	replace(t, dir+"/key.pem", newKey)
+	shown(newCert, newKey)
+}

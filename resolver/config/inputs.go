@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -92,9 +93,12 @@ func (in Inputs) changed() []string {
 }
 
 // Settled reports whether what changed was left alone for the given time: a file that is still being written may have half
-// of its rules.
+// of its rules. One that took the place of another is whole, since that is done for this very reason.
 func (in Inputs) Settled(quiet time.Duration) bool {
 	for _, path := range in.changed() {
+		if identify(path).replaces(in.files[path]) {
+			continue
+		}
 		info, err := os.Stat(path)
 		if errors.Is(err, os.ErrNotExist) { // its directory says when it went
 			info, err = os.Stat(filepath.Dir(path))
@@ -107,6 +111,11 @@ func (in Inputs) Settled(quiet time.Duration) bool {
 		}
 	}
 	return true
+}
+
+// replaces reports whether i is another file in the place of the one that was.
+func (i identity) replaces(was identity) bool {
+	return i.err == "" && was.err == "" && was.ino != 0 && (i.ino != was.ino || i.dev != was.dev)
 }
 
 // Written reports whether something of what changed is open for writing. Where the file system cannot tell, it is not.
@@ -135,9 +144,13 @@ func (in Inputs) Paths() []string {
 	return paths
 }
 
-// glob returns what a pattern matches, sorted.
+// glob returns what a pattern matches, sorted. As in a shell, a name that begins with a dot is not matched by a star: editors
+// and tools keep such files while they write.
 func glob(pattern string) ([]string, error) {
 	files, err := filepath.Glob(pattern)
+	files = slices.DeleteFunc(files, func(file string) bool {
+		return strings.HasPrefix(filepath.Base(file), ".") && !strings.HasPrefix(filepath.Base(pattern), ".")
+	})
 	slices.Sort(files)
 	return files, err
 }

@@ -65,6 +65,23 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// H9: what editors and tools keep beside a file while they write is not read.
+func TestGlobsLeaveTemporaryFiles(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"a.toml", ".a.toml", "a.toml.new", "a.toml~"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(rule("quay.io", "r.io")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("user@host.1234", filepath.Join(dir, ".#a.toml")); err != nil { // Emacs locks a file so
+		t.Fatal(err)
+	}
+	loaded, err := config.Load(stanza(nil, filepath.Join(dir, "*.toml")))
+	if want := []string{filepath.Join(dir, "a.toml")}; err != nil || !slices.Equal(loaded.Files, want) {
+		t.Errorf("got %q, %v, want %q", loaded.Files, err, want)
+	}
+}
+
 // The first registry of all places is the implied target, and a mistake in one place names the other.
 func TestPlacesAreOne(t *testing.T) {
 	file := write(t, "berth.toml", "[[registries]]\ndomain = \"b.io\"\n")
