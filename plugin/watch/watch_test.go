@@ -91,6 +91,26 @@ func TestMounts(t *testing.T) {
 	}
 }
 
+// H5: where no watcher can be made, here since the process has no file descriptor left, a change is told of all the same.
+func TestNoWatcher(t *testing.T) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	changes := watch.Paths(t.Context(), t.TempDir())
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-changes:
+	case <-time.After(20 * time.Second):
+		t.Error("got no change, want one every 5 seconds")
+	}
+}
+
 type step = func(dir string) error
 
 func both(steps ...step) step {

@@ -128,7 +128,7 @@ func keyPair(t testing.TB, validFor time.Duration) (cert, key string) {
 		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
 }
 
-// A10, A11, SEC-24: certificates and keys are read at once, and no error has a key.
+// A10, A11, SEC-24, T3, T4: certificates and keys are read at once, and no error has a key.
 func TestCertificateMistakes(t *testing.T) {
 	cert, key := keyPair(t, time.Hour)
 	other, _ := keyPair(t, time.Hour)
@@ -136,6 +136,9 @@ func TestCertificateMistakes(t *testing.T) {
 	naked := strings.Split(key, "\n")[1] // a key without its head line
 	empty, absent := write(t, "empty.pem", ""), "/absent/ca.pem"
 	keyFile := write(t, "key.pem", key)
+	block, _ := pem.Decode([]byte(cert))
+	der := write(t, "ca.der", string(block.Bytes))
+	large := write(t, "large.pem", cert+strings.Repeat("#", 10<<20))
 	list := func(texts ...string) string {
 		for i, text := range texts {
 			texts[i] = fmt.Sprintf("%q", text)
@@ -148,6 +151,8 @@ func TestCertificateMistakes(t *testing.T) {
 	for _, tt := range []struct{ name, keys, want string }{
 		{"absent", list(absent), "3: registries[0].certificates[0]: /absent/ca.pem: cannot be read: no such file or directory"},
 		{"empty file", list(cert, empty), "3: registries[0].certificates[1]: " + empty + ": no certificate found; want PEM"},
+		{"DER", list(der), "3: registries[0].certificates[0]: " + der + ": no certificate found; want PEM, which begins with -----BEGIN CERTIFICATE-----"},
+		{"10 MiB", list(large), "3: registries[0].certificates[0]: " + large + ": is larger than 4194304 bytes"},
 		{"a key", list(keyFile), "3: registries[0].certificates[0]: " + keyFile + ": no certificate found (contains PRIVATE KEY)"},
 		{"a key as text", list(key), "3: registries[0].certificates[0]: no certificate found (contains PRIVATE KEY)"},
 		{"a key without its head line", list(naked), "3: registries[0].certificates[0]: is neither PEM text nor an absolute path"},

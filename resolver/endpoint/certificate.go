@@ -5,6 +5,8 @@ package endpoint
 
 import (
 	"bytes"
+	"crypto/rsa"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -16,6 +18,26 @@ import (
 // earliest is a time before which no clock can be right: a node without a battery starts in 1970.
 var earliest = time.Date(2025, time.January, 1, 0, 0, 0, 0, time.UTC)
 
+// minRSA is the size in bits below which an RSA key is too weak (NIST SP 800-131A).
+const minRSA = 2048
+
+// weakKeyError is about a certificate whose key is no proof any more.
+type weakKeyError struct{ bits int }
+
+func (e weakKeyError) Error() string {
+	return fmt.Sprintf("RSA key of %d bits is too weak; want %d or more", e.bits, minRSA)
+}
+
+// refuseWeak refuses a connection whose certificates have a weak key.
+func refuseWeak(state tls.ConnectionState) error {
+	for _, cert := range state.PeerCertificates {
+		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() < minRSA {
+			return weakKeyError{key.N.BitLen()}
+		}
+	}
+	return nil
+}
+
 // explainCertificate says what is wrong with a certificate, of the registry's or of ours, and what to do; the cause is "" if
 // err is about neither.
 func explainCertificate(now time.Time, err error) (Cause, string) {
@@ -23,6 +45,7 @@ func explainCertificate(now time.Time, err error) (Cause, string) {
 		authority x509.UnknownAuthorityError
 		hostname  x509.HostnameError
 		invalid   x509.CertificateInvalidError
+		weak      weakKeyError
 		op        *net.OpError
 	)
 	switch {
@@ -34,6 +57,8 @@ func explainCertificate(now time.Time, err error) (Cause, string) {
 		return BadCert, outOfTime(now, invalid.Cert)
 	case errors.As(err, &invalid):
 		return BadCert, fmt.Sprintf("certificate is not valid: %v", invalid)
+	case errors.As(err, &weak):
+		return BadCert, fmt.Sprintf("certificate is not believed: %v", weak)
 	case errors.As(err, &op) && op.Op == "remote error" && strings.Contains(op.Err.Error(), "certificate"):
 		return NoTLS, fmt.Sprintf("the registry refuses the client's certificate, or misses one; look at client_certificate: %v", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 	"github.com/berth-edge/berth/resolver/registrytest"
 )
 
-// SEC-20 to SEC-24, SEC-26: which servers are believed, and what the error says of the others.
+// SEC-20 to SEC-24, SEC-26, T1, T2, T10: which servers are believed, and what the error says of the others.
 func TestCertificates(t *testing.T) {
 	t.Parallel()
 	image := registrytest.NewImage("certificates", 1<<10)
@@ -27,6 +28,10 @@ func TestCertificates(t *testing.T) {
 	now := time.Now()
 	expired, _, _ := authority.IssueFor(t, now.Add(-time.Hour), now.Add(-time.Minute), "127.0.0.1", "localhost")
 	early, _, _ := authority.IssueFor(t, now.Add(time.Minute), now.Add(time.Hour), "127.0.0.1", "localhost")
+	addressed, _, _ := authority.Issue(t, "registry.example.com")
+	subject, _, _ := authority.Issue(t, "CN=localhost")
+	weak, _, _ := authority.IssueRSA(t, 1024, "127.0.0.1")
+	strong, _, _ := authority.IssueRSA(t, 2048, "127.0.0.1")
 	intermediate := authority.Intermediate(t)
 	alone, _, _ := intermediate.Issue(t, "127.0.0.1")
 	chain := alone
@@ -53,15 +58,20 @@ func TestCertificates(t *testing.T) {
 		{name: "SEC-20 unknown authority", server: certificate(pair), cause: endpoint.Untrusted, want: "add its CA to certificates"},
 		{name: "SEC-20 unknown authority by name", server: certificate(pair), host: "localhost", cause: endpoint.Untrusted, want: "add its CA to certificates"},
 		{name: "SEC-22 authority of another registry", server: certificate(pair), opts: trusting(other), cause: endpoint.Untrusted, want: "unknown authority"},
-		{name: "another name", server: certificate(onePair), opts: trusting(authority), cause: endpoint.BadCert, want: "certificate is for another name"},
+		{name: "T2 no such address", server: certificate(onePair), opts: trusting(authority), cause: endpoint.BadCert, want: "certificate is for another name: x509: cannot validate certificate for 127.0.0.1 because it doesn't contain any IP SANs"},
+		{name: "T2 another name", server: certificate(addressed), host: "localhost", opts: trusting(authority), cause: endpoint.BadCert, want: "certificate is for another name: x509: certificate is valid for registry.example.com, not localhost"},
+		{name: "T2 only in the subject", server: certificate(subject), host: "localhost", opts: trusting(authority), cause: endpoint.BadCert, want: "certificate is for another name: x509: certificate relies on legacy Common Name field, use SANs instead"},
+		{name: "T10 RSA, 1024 bits", server: certificate(weak), opts: trusting(authority), cause: endpoint.BadCert, want: "certificate is not believed: RSA key of 1024 bits is too weak; want 2048 or more"},
+		{name: "T10 RSA, 2048 bits", server: certificate(strong), opts: trusting(authority)},
+		{name: "T10 insecure, RSA, 1024 bits", server: certificate(weak), opts: endpoint.Options{Insecure: true}},
 		{name: "expired", server: certificate(expired), opts: trusting(authority), cause: endpoint.BadCert, want: "certificate not valid at " + stamp(now)[:10]},
 		{name: "T1 expired", server: certificate(expired), opts: trusting(authority), cause: endpoint.BadCert, want: "it expired at " + stamp(now.Add(-time.Minute)) + "; renew it"},
 		{name: "T1 not yet valid", server: certificate(early), opts: trusting(authority), cause: endpoint.BadCert, want: "it is not yet valid, but from " + stamp(now.Add(time.Minute))},
 		{name: "intermediate missing", server: certificate(alone), opts: trusting(authority), cause: endpoint.Untrusted, want: "unknown authority CN=intermediate of TestCertificates; add its CA to certificates, or have the registry send the intermediate certificate"},
 		{name: "intermediate sent", server: certificate(chain), opts: trusting(authority)},
 		{name: "intermediate configured", server: certificate(alone), opts: trusting(intermediate)},
-		{name: "SEC-23 TLS 1.0", server: certificate(pair, tls.VersionTLS10), opts: trusting(authority), cause: endpoint.NoTLS, want: "protocol version"},
-		{name: "SEC-23 TLS 1.1", server: certificate(pair, tls.VersionTLS11), opts: trusting(authority), cause: endpoint.NoTLS, want: "protocol version"},
+		{name: "SEC-23, T10 TLS 1.0", server: certificate(pair, tls.VersionTLS10), opts: trusting(authority), cause: endpoint.NoTLS, want: "protocol version"},
+		{name: "SEC-23, T10 TLS 1.1", server: certificate(pair, tls.VersionTLS11), opts: trusting(authority), cause: endpoint.NoTLS, want: "protocol version"},
 		{name: "TLS 1.2", server: certificate(pair, tls.VersionTLS12), opts: trusting(authority)},
 		{name: "insecure, by address", server: certificate(pair), opts: endpoint.Options{Insecure: true}},
 		{name: "insecure, by name", server: certificate(pair), host: "localhost", opts: endpoint.Options{Insecure: true}},
@@ -154,7 +164,7 @@ func TestInsecureIsNotInherited(t *testing.T) {
 	})
 }
 
-// SEC-21: a port that does not speak TLS gets nothing secret, and with insecure it is spoken to in plain HTTP, which is
+// SEC-21, T6: a port that does not speak TLS gets nothing secret, and with insecure it is spoken to in plain HTTP, which is
 // remembered.
 func TestPlainHTTP(t *testing.T) {
 	t.Parallel()
@@ -213,7 +223,7 @@ func TestPlainHTTP(t *testing.T) {
 	})
 }
 
-// SEC-24: a client certificate is shown to the registry, and to no host that it redirects to or that gives tokens for it.
+// SEC-24, T4: a client certificate is shown to the registry, and to no host that it redirects to or that gives tokens for it.
 func TestClientCertificate(t *testing.T) {
 	t.Parallel()
 	image := registrytest.NewImage("mutual", 1<<10)
@@ -259,7 +269,7 @@ func TestClientCertificate(t *testing.T) {
 	}
 }
 
-// R21, issue: HTTP/2 where the registry speaks it; IPv6.
+// R21, T10: HTTP/2 where the registry speaks it; IPv6.
 func TestHTTP2AndIPv6(t *testing.T) {
 	t.Parallel()
 	image := registrytest.NewImage("h2", 1<<20)
@@ -292,5 +302,68 @@ func TestClientCertificateIsOptional(t *testing.T) {
 	server := registrytest.Serve(t, config, first(1, "/manifests/", reset, registrytest.Registry{Image: image}))
 	if err := pull(t.Context(), newEndpoint(t, server.Host, login(), trusting(authority)), "app", image); err != nil {
 		t.Error(err)
+	}
+}
+
+// T5: a server that ends the handshake, or never finishes it, is not spoken to in plain HTTP; it is asked once more at
+// most, and the error names it.
+func TestBrokenHandshakes(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("handshake", 1<<10)
+	for _, tt := range []struct {
+		name string
+		// hold is what the server does with a connection once it has read the client's first record.
+		hold func(net.Conn)
+		want string
+	}{
+		{"closed", func(conn net.Conn) { conn.Close() }, "EOF"},
+		{"reset", func(conn net.Conn) { _ = conn.(*net.TCPConn).SetLinger(0); conn.Close() }, "connection lost"},
+		{"stalled", func(net.Conn) {}, "no answer in "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var mu sync.Mutex
+			var received []byte
+			var conns []net.Conn
+			go func() {
+				for {
+					conn, err := listener.Accept()
+					if err != nil {
+						return
+					}
+					hello := make([]byte, 1<<14)
+					n, _ := conn.Read(hello)
+					mu.Lock()
+					conns, received = append(conns, conn), append(received, hello[:n]...)
+					mu.Unlock()
+					tt.hold(conn)
+				}
+			}()
+			t.Cleanup(func() {
+				listener.Close()
+				mu.Lock()
+				defer mu.Unlock()
+				for _, conn := range conns {
+					conn.Close()
+				}
+			})
+			host := listener.Addr().String()
+			err = pull(t.Context(), newEndpoint(t, host, login(), endpoint.Options{}), "app", image)
+			wantError(t, err, tt.want)
+			mu.Lock()
+			defer mu.Unlock()
+			if len(conns) == 0 || len(conns) > 5 {
+				t.Errorf("got %d connections, want 1 to 5", len(conns))
+			}
+			for _, text := range append([]string{"GET ", "HEAD "}, secrets...) {
+				if strings.Contains(string(received), text) {
+					t.Errorf("the server received %q", text)
+				}
+			}
+		})
 	}
 }

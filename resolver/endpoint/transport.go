@@ -63,7 +63,7 @@ func newTransports(host string, opts Options) (func() transports, error) {
 		proxy = http.ProxyURL(u)
 	}
 	return sync.OnceValue(func() transports {
-		config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: opts.Roots.with(added)}
+		config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: opts.Roots.with(added), VerifyConnection: refuseWeak}
 		t := transports{proxy: proxy, wanted: new(atomic.Bool)}
 		t.other = newTransport(config.Clone(), opts)
 		t.other.Proxy = proxy

@@ -4,15 +4,18 @@
 package registrytest
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
 	"net"
+	"strings"
 	"testing"
 	"time"
 )
@@ -74,16 +77,34 @@ func (a *Authority) Issue(t testing.TB, names ...string) (pair tls.Certificate, 
 // IssueFor is Issue with the time from which to which the certificate is valid.
 func (a *Authority) IssueFor(t testing.TB, begin, end time.Time, names ...string) (pair tls.Certificate, certPEM, keyPEM string) {
 	t.Helper()
-	key := newKey(t)
+	return a.issue(t, newKey(t), begin, end, names)
+}
+
+// IssueRSA is Issue with an RSA key of the given size.
+func (a *Authority) IssueRSA(t testing.TB, bits int, names ...string) (pair tls.Certificate, certPEM, keyPEM string) {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, bits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.issue(t, key, time.Now().Add(-time.Hour), time.Now().Add(time.Hour), names)
+}
+
+// issue makes a certificate for names; one that begins with CN= is in the subject alone.
+func (a *Authority) issue(t testing.TB, key crypto.Signer, begin, end time.Time, names []string) (pair tls.Certificate, certPEM, keyPEM string) {
+	t.Helper()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()),
-		Subject:      pkix.Name{CommonName: names[0]},
+		Subject:      pkix.Name{CommonName: strings.TrimPrefix(names[0], "CN=")},
 		NotBefore:    begin,
 		NotAfter:     end,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	for _, name := range names {
+		if strings.HasPrefix(name, "CN=") {
+			continue
+		}
 		if ip := net.ParseIP(name); ip != nil {
 			template.IPAddresses = append(template.IPAddresses, ip)
 		} else {
