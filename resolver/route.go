@@ -83,6 +83,9 @@ func (r Route) MarshalJSON() ([]byte, error) {
 	return json.Marshal(out)
 }
 
+// Endpoint returns how the target's registry is reached, nil if that is not configured.
+func (t Target) Endpoint() *endpoint.Endpoint { return t.endpoint }
+
 // Domain returns the domain of the target's registry, the path of its bundle, or "" for a registry that is not
 // configured.
 func (t Target) Domain() string {
@@ -282,6 +285,9 @@ func (rs *Routes) Route(ctx context.Context, ref string) Route {
 	}
 	return route
 }
+
+// Source returns the registry that a reference names as a target, whatever the rules say.
+func (rs *Routes) Source(named reference.Named) Target { return rs.target(KindSource, named) }
 
 func (rs *Routes) target(kind Kind, pull reference.Named) Target {
 	t := Target{Kind: kind, Pull: pull}

@@ -1,0 +1,160 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"oras.land/oras-go/v2/registry"
+	"oras.land/oras-go/v2/registry/remote"
+	"oras.land/oras-go/v2/registry/remote/retry"
+
+	"github.com/berth-edge/berth/resolver"
+	"github.com/berth-edge/berth/resolver/credential"
+	"github.com/berth-edge/berth/resolver/endpoint"
+)
+
+// What is done in a repository, as token servers call it.
+const (
+	pull = "pull"
+	push = "pull,push"
+)
+
+// repository returns the repository that a target names, reached as a pull reaches it.
+func (m *Mirror) repository(target resolver.Target, actions string) (*remote.Repository, error) {
+	e, err := m.endpoint(target)
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := e.Hosts(nil)("")
+	if err != nil {
+		return nil, err
+	}
+	path := reference.Path(target.Pull)
+	return &remote.Repository{
+		Client:    &http.Client{Transport: retry.NewTransport(&client{hosts[0], "repository:" + path + ":" + actions})},
+		Reference: registry.Reference{Registry: e.Host(), Repository: path},
+	}, nil
+}
+
+// endpoint returns that of a target's registry; one that is not configured is asked without a credential.
+func (m *Mirror) endpoint(target resolver.Target) (*endpoint.Endpoint, error) {
+	if e := target.Endpoint(); e != nil {
+		return e, nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	host := reference.Domain(target.Pull)
+	if e, ok := m.unconfigured[host]; ok {
+		return e, nil
+	}
+	e, err := endpoint.New(host, credential.Source{}, endpoint.Options{})
+	if err != nil {
+		return nil, err
+	}
+	m.unconfigured[host] = e
+	return e, nil
+}
+
+// client sends the requests of one repository with the credential and the certificates of its registry.
+type client struct {
+	host  docker.RegistryHost
+	scope string
+}
+
+// RoundTrip implements [http.RoundTripper]. A registry that does not let a blob be mounted from another repository, in
+// whatever way it says so, is sent it.
+func (c *client) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx := docker.WithScope(req.Context(), c.scope)
+	query := req.URL.Query()
+	from := query.Get("from")
+	if from == "" {
+		return c.send(ctx, req)
+	}
+	resp, err := c.send(docker.WithScope(ctx, "repository:"+from+":"+pull), req)
+	if err == nil && (resp.StatusCode == http.StatusCreated || resp.StatusCode == http.StatusAccepted) || ctx.Err() != nil {
+		return resp, err
+	}
+	if err == nil {
+		drain(resp)
+	}
+	req = req.Clone(ctx)
+	req.URL.RawQuery = ""
+	return c.send(ctx, req)
+}
+
+// send sends a request, and answers a challenge as containerd's own client does.
+func (c *client) send(ctx context.Context, req *http.Request) (*http.Response, error) {
+	var refused []*http.Response
+	for {
+		attempt, err := again(ctx, req, len(refused) > 0)
+		if err != nil {
+			return nil, err
+		}
+		if err := c.host.Authorizer.Authorize(ctx, attempt); err != nil {
+			return nil, err
+		}
+		resp, err := c.host.Client.Transport.RoundTrip(attempt)
+		if err != nil {
+			return nil, err
+		}
+		resp.Request = attempt
+		if resp.StatusCode != http.StatusUnauthorized || req.Body != nil && req.GetBody == nil {
+			stay(resp)
+			return resp, nil
+		}
+		refused = append(refused, resp)
+		if err := c.host.Authorizer.AddResponses(ctx, refused); errdefs.IsNotImplemented(err) {
+			return resp, nil // what it says is the error
+		} else if err != nil {
+			drain(resp)
+			return nil, err
+		}
+		drain(resp)
+	}
+}
+
+// stay makes an address on the registry's own host a relative one: a registry that is spoken to in plain HTTP names it with
+// another scheme than was asked by, and one behind a proxy may as well.
+func stay(resp *http.Response) {
+	if location, err := resp.Location(); err == nil && location.Host == resp.Request.URL.Host {
+		location.Scheme, location.Host = "", ""
+		resp.Header.Set("Location", location.String())
+	}
+}
+
+// again returns req to be sent, for another time if it was sent before.
+func again(ctx context.Context, req *http.Request, before bool) (*http.Request, error) {
+	attempt := req.Clone(ctx)
+	if !before || req.GetBody == nil {
+		return attempt, nil
+	}
+	body, err := req.GetBody()
+	attempt.Body = body
+	return attempt, err
+}
+
+// drain reads what is left of a short answer, so that its connection can be used again.
+func drain(resp *http.Response) {
+	const most = 64 << 10
+	_, _ = io.CopyN(io.Discard, resp.Body, most)
+	resp.Body.Close()
+}
+
+// tagOrDigest is what a reference ends in.
+func tagOrDigest(named reference.Named) string {
+	switch ref := named.(type) {
+	case reference.Digested:
+		return ref.Digest().String()
+	case reference.Tagged:
+		return ref.Tag()
+	}
+	return strings.TrimPrefix(reference.TagNameOnly(named).String(), named.Name()+":")
+}

@@ -1,0 +1,283 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/distribution/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	oras "oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/registry/remote"
+
+	"github.com/berth-edge/berth/resolver"
+)
+
+// A Source is where images are copied from, beside the registries that references name.
+type Source interface {
+	oras.ReadOnlyTarget
+}
+
+// CopyOptions say what of an image is copied. The zero value is all of its platforms and nothing else.
+type CopyOptions struct {
+	// From is asked in the place of the registry that the reference names, if it is set.
+	From Source
+	// Platform, if it is set, is the one that is copied. The image has another digest then than at its source.
+	Platform *ocispec.Platform
+	// Referrers takes along signatures and whatever else refers to the image.
+	Referrers bool
+	// Progress is told of bytes as they are sent. It may be nil.
+	Progress func(ref string, sent int64)
+}
+
+// Copied is how the copy of one image ended.
+type Copied struct {
+	// Route is the image's route. Target is the target of it that the image was put into; nil if there is none, since the
+	// registry that the reference names is where it is pulled from.
+	Route  resolver.Route
+	Target *resolver.Target
+	// Present says that it was there, and Descriptor what is there.
+	Present    bool
+	Descriptor ocispec.Descriptor
+	// Sent is how many bytes were sent, and Mounted how many were not, since the registry had them in another repository.
+	Sent, Mounted int64
+	// Referrers counts the manifests that were copied beside the image.
+	Referrers int
+	Err       error
+}
+
+// attempts is how often a copy is begun again after a failure that may pass. What was sent is not sent again.
+const attempts = 5
+
+// Copy puts an image into the first registry of its route, under the name that the rules give it, if it is missing there.
+func (m *Mirror) Copy(ctx context.Context, ref string, opts CopyOptions) Copied {
+	c := Copied{Route: m.routes.Route(ctx, ref)}
+	if c.Err = c.Route.Err; c.Err != nil {
+		return c
+	}
+	for i, target := range c.Route.Targets {
+		if target.Kind == resolver.KindRegistry {
+			c.Target = &c.Route.Targets[i]
+			break
+		}
+	}
+	if c.Target == nil {
+		return c
+	}
+	dst, err := m.repository(*c.Target, push)
+	if err != nil {
+		c.Err = err
+		return c
+	}
+	t := &transfer{m: m, opts: opts, ref: ref, dst: dst, domain: cmp.Or(c.Target.Domain(), dst.Reference.Registry)}
+	for attempt := 1; ; attempt++ {
+		c.Err = t.run(ctx, &c)
+		if c.Err == nil || attempt == attempts || !mayPass(c.Err) || ctx.Err() != nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Duration(attempt) * 500 * time.Millisecond):
+		}
+	}
+	c.Sent, c.Mounted = t.sent.Load(), t.mounted.Load()
+	return c
+}
+
+// mayPass reports whether a failure may be gone the next time.
+func mayPass(err error) bool {
+	switch causeOf(err) {
+	case Missing, Unauthorized, WrongPlatform, Certificate, NoCredential:
+		return false
+	}
+	return !errors.Is(err, errChangesDigest)
+}
+
+// transfer copies one image.
+type transfer struct {
+	m             *Mirror
+	opts          CopyOptions
+	ref           string
+	dst           *remote.Repository
+	domain        string // of dst's registry
+	sent, mounted atomic.Int64
+
+	mu   sync.Mutex
+	mine map[blob]bool // blobs that this one said it would send
+}
+
+var errChangesDigest = errors.New("the reference has the digest of an index, which one platform of it does not have; copy all platforms")
+
+func (t *transfer) run(ctx context.Context, c *Copied) error {
+	defer t.giveUp()
+	named := c.Route.Named
+	name := tagOrDigest(c.Target.Pull)
+	desc, err := t.dst.Resolve(ctx, name)
+	switch {
+	case err == nil:
+		c.Present, c.Descriptor = c.Sent == 0 && t.sent.Load() == 0, desc
+	case causeOf(err) != Missing:
+		return fmt.Errorf("look for %s: %w", c.Target.Pull, err)
+	default:
+		src, err := t.source(named)
+		if err != nil {
+			return err
+		}
+		if c.Descriptor, err = t.image(ctx, src, named, name); err != nil {
+			return err
+		}
+	}
+	if err := t.tag(ctx, c.Target.Pull, c.Descriptor); err != nil {
+		return err
+	}
+	if !t.opts.Referrers {
+		return nil
+	}
+	src, err := t.source(named)
+	if err != nil {
+		return err
+	}
+	c.Referrers, err = t.referrers(ctx, src, c.Descriptor)
+	return err
+}
+
+// source returns where the image comes from.
+func (t *transfer) source(named reference.Named) (oras.ReadOnlyTarget, error) {
+	if t.opts.From != nil {
+		return t.opts.From, nil
+	}
+	repo, err := t.m.repository(t.m.routes.Source(named), pull)
+	if err != nil {
+		return nil, fmt.Errorf("reach %s: %w", named, err)
+	}
+	return repo, nil
+}
+
+// image copies what the reference leads to.
+func (t *transfer) image(ctx context.Context, src oras.ReadOnlyTarget, named reference.Named, name string) (ocispec.Descriptor, error) {
+	from := name
+	if t.opts.From != nil {
+		from = named.String()
+	}
+	opts := oras.CopyOptions{CopyGraphOptions: t.graph()}
+	if t.opts.Platform != nil {
+		if _, ok := named.(reference.Digested); ok {
+			root, err := src.Resolve(ctx, from)
+			if err == nil && images.IsIndexType(root.MediaType) {
+				return ocispec.Descriptor{}, fmt.Errorf("%s: %w", named, errChangesDigest)
+			}
+		}
+		opts.WithTargetPlatform(t.opts.Platform)
+	}
+	desc, err := oras.Copy(ctx, reading{src, t}, from, t.dst, name, opts)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("copy %s: %w", named, err)
+	}
+	return desc, nil
+}
+
+// tag gives an image that was copied by its digest the tag that stands beside that.
+func (t *transfer) tag(ctx context.Context, target reference.Named, desc ocispec.Descriptor) error {
+	tagged, ok := target.(reference.NamedTagged)
+	if _, digested := target.(reference.Digested); !ok || !digested {
+		return nil
+	}
+	if there, err := t.dst.Resolve(ctx, tagged.Tag()); err == nil && there.Digest == desc.Digest {
+		return nil
+	}
+	if err := t.dst.Tag(ctx, desc, tagged.Tag()); err != nil {
+		return fmt.Errorf("tag %s: %w", target, err)
+	}
+	return nil
+}
+
+// concurrency is how many blobs of one image are copied at once.
+const concurrency = 3
+
+func (t *transfer) graph() oras.CopyGraphOptions {
+	blobOf := func(desc ocispec.Descriptor) blob { return blob{t.domain, desc.Digest} }
+	has := func(_ context.Context, desc ocispec.Descriptor) error {
+		t.m.uploads.done(blobOf(desc), t.dst.Reference.Repository)
+		return nil
+	}
+	return oras.CopyGraphOptions{
+		Concurrency: concurrency,
+		MountFrom: func(ctx context.Context, desc ocispec.Descriptor) ([]string, error) {
+			repository, err := t.m.uploads.find(ctx, blobOf(desc))
+			if err != nil {
+				return nil, err
+			}
+			if repository == "" {
+				t.claim(blobOf(desc))
+				return nil, nil
+			}
+			return []string{repository}, nil
+		},
+		PostCopy:      has,
+		OnCopySkipped: has,
+		OnMounted: func(_ context.Context, desc ocispec.Descriptor) error {
+			t.mounted.Add(desc.Size)
+			return nil
+		},
+	}
+}
+
+// claim notes a blob that this one sends.
+func (t *transfer) claim(b blob) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.mine == nil {
+		t.mine = map[blob]bool{}
+	}
+	t.mine[b] = true
+}
+
+// giveUp lets others send what this one did not.
+func (t *transfer) giveUp() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for b := range t.mine {
+		t.m.uploads.failed(b)
+	}
+	t.mine = nil
+}
+
+// reading counts the blobs that are read in order to be sent.
+type reading struct {
+	oras.ReadOnlyTarget
+	t *transfer
+}
+
+// Fetch implements [content.Fetcher].
+func (r reading) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	body, err := r.ReadOnlyTarget.Fetch(ctx, desc)
+	if err != nil {
+		return nil, err
+	}
+	return &counted{body, content.NewVerifyReader(body, desc), r.t}, nil
+}
+
+type counted struct {
+	io.Closer
+	verified *content.VerifyReader
+	t        *transfer
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.verified.Read(p)
+	c.t.sent.Add(int64(n))
+	if c.t.opts.Progress != nil {
+		c.t.opts.Progress(c.t.ref, int64(n))
+	}
+	return n, err
+}

@@ -1,0 +1,97 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry/remote/errcode"
+
+	"github.com/berth-edge/berth/resolver"
+	"github.com/berth-edge/berth/resolver/credential"
+	"github.com/berth-edge/berth/resolver/endpoint"
+)
+
+// Cause is why an image is not to be had from a target, in a word.
+type Cause string
+
+// The causes.
+const (
+	Missing       Cause = "missing"
+	Unauthorized  Cause = "unauthorized"
+	WrongPlatform Cause = "wrong platform"
+	Certificate   Cause = "certificate"
+	Unreachable   Cause = "unreachable"
+	NoCredential  Cause = "credential unavailable"
+	Failed        Cause = "failed"
+)
+
+// Failure is what keeps an image from being pulled from one target.
+type Failure struct {
+	Target resolver.Target
+	Cause  Cause
+	Err    error
+}
+
+func (f Failure) Error() string {
+	if f.Cause == Missing {
+		return fmt.Sprintf("%s: %s", f.Target.Pull, f.Cause)
+	}
+	return fmt.Sprintf("%s: %s: %v", f.Target.Pull, f.Cause, f.Err)
+}
+
+func (f Failure) Unwrap() error { return f.Err }
+
+// platformError is about an image that there is none of for the platform wanted.
+type platformError struct{ has, want string }
+
+func (e platformError) Error() string { return fmt.Sprintf("it is for %s, not for %s", e.has, e.want) }
+
+// causeOf tells what an error of a registry means.
+func causeOf(err error) Cause {
+	var (
+		reached  *endpoint.Error
+		response *errcode.ErrorResponse
+		platform platformError
+	)
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &platform):
+		return WrongPlatform
+	case errors.Is(err, credential.ErrUnavailable):
+		return NoCredential
+	case errors.As(err, &reached):
+		return reachedCause(reached)
+	case errors.Is(err, docker.ErrInvalidAuthorization):
+		return Unauthorized
+	case errors.Is(err, errdef.ErrNotFound):
+		return Missing
+	case errors.Is(err, context.DeadlineExceeded):
+		return Unreachable
+	case errors.As(err, &response):
+		switch response.StatusCode {
+		case http.StatusUnauthorized, http.StatusForbidden:
+			return Unauthorized
+		case http.StatusNotFound:
+			return Missing
+		}
+	}
+	return Failed
+}
+
+func reachedCause(err *endpoint.Error) Cause {
+	switch err.Cause {
+	case endpoint.Untrusted, endpoint.BadCert:
+		return Certificate
+	case endpoint.RealmRefused, endpoint.Redirected, endpoint.BadResponse:
+		return Failed
+	}
+	return Unreachable
+}
