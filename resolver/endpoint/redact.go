@@ -84,7 +84,7 @@ const maxErrorBody = 64 << 10
 
 // meant are the headers that containerd goes by. They are left as they are: a short password may be part of one.
 var meant = map[string]bool{
-	"Content-Encoding": true, "Content-Length": true, "Content-Range": true, "Content-Type": true, "Docker-Content-Digest": true,
+	"Content-Encoding": true, "Content-Length": true, "Content-Range": true, "Content-Type": true, "Docker-Content-Digest": true, "Location": true,
 }
 
 // redactResponse makes the response to asked fit for errors and for containerd's log, which has every header at debug
@@ -93,7 +93,9 @@ func redactResponse(resp *http.Response, asked *http.Request, redact func(string
 	resp.Status = redact(resp.Status)
 	resp.Request = printable(resp, asked.URL)
 	resp.Header.Del("Set-Cookie")
-	resp.Header.Del("Location")
+	if asked.Method == http.MethodGet || asked.Method == http.MethodHead {
+		resp.Header.Del("Location")
+	} // else it is where an upload goes on
 	for name, values := range resp.Header {
 		for i := range values {
 			if !meant[name] {

@@ -71,9 +71,15 @@ func (m *Mirror) look(ctx context.Context, target resolver.Target) (digest.Diges
 	}
 	desc := root
 	if images.IsIndexType(root.MediaType) {
-		if desc, err = m.choose(text); err != nil {
-			return "", 0, err
+		var index ocispec.Index
+		if err := json.Unmarshal(text, &index); err != nil {
+			return "", 0, fmt.Errorf("read index %s: %w", root.Digest, err)
 		}
+		best := choose(index, m.platform)
+		if best == nil {
+			return "", 0, platformError{available(index), m.wanted}
+		}
+		desc = *best
 		if text, err = content.FetchAll(ctx, repo, desc); err != nil {
 			return "", 0, fmt.Errorf("manifest of the index: %w", err)
 		}
@@ -103,29 +109,29 @@ func readAll(body io.ReadCloser, desc ocispec.Descriptor) ([]byte, error) {
 	return content.ReadAll(body, desc)
 }
 
-// choose returns the manifest of an index that a node of the platform takes.
-func (m *Mirror) choose(index []byte) (ocispec.Descriptor, error) {
-	var list ocispec.Index
-	if err := json.Unmarshal(index, &list); err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("read index: %w", err)
-	}
+// choose returns the manifest of an index that a node of the platform takes, nil if there is none.
+func choose(index ocispec.Index, platform platforms.MatchComparer) *ocispec.Descriptor {
 	var best *ocispec.Descriptor
-	var has []string
-	for i, desc := range list.Manifests {
-		if desc.Platform == nil {
+	for i, desc := range index.Manifests {
+		if desc.Platform == nil || !platform.Match(*desc.Platform) {
 			continue
 		}
-		if m.platform.Match(*desc.Platform) && (best == nil || m.platform.Less(*desc.Platform, *best.Platform)) {
-			best = &list.Manifests[i]
-		}
-		if text := platforms.Format(*desc.Platform); desc.Platform.OS != "unknown" {
-			has = append(has, text)
+		if best == nil || platform.Less(*desc.Platform, *best.Platform) {
+			best = &index.Manifests[i]
 		}
 	}
-	if best == nil {
-		return ocispec.Descriptor{}, platformError{strings.Join(has, ", "), m.wanted}
+	return best
+}
+
+// available lists the platforms of an index. Attestations have none.
+func available(index ocispec.Index) string {
+	var has []string
+	for _, desc := range index.Manifests {
+		if desc.Platform != nil && desc.Platform.OS != "unknown" {
+			has = append(has, platforms.Format(*desc.Platform))
+		}
 	}
-	return *best, nil
+	return strings.Join(has, ", ")
 }
 
 // checkPlatform reads the configuration of an image without an index, which alone says what the image is for.

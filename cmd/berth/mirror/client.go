@@ -105,8 +105,8 @@ func (c *client) send(ctx context.Context, req *http.Request) (*http.Response, e
 		if err != nil {
 			return nil, err
 		}
-		resp.Request = attempt
 		if resp.StatusCode != http.StatusUnauthorized || req.Body != nil && req.GetBody == nil {
+			resp.Request = attempt
 			stay(resp)
 			return resp, nil
 		}

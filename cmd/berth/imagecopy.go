@@ -1,0 +1,161 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/berth-edge/berth/cmd/berth/mirror"
+)
+
+func copyCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "copy",
+		Usage:     "put images that are missing into the registry that they will be pulled from; exit status 1 if any could not be",
+		ArgsUsage: "[REF…]",
+		Description: "Each image is copied from the registry that its reference names, or from a bundle, to the first registry of its route, under the name\n" +
+			"that the rules give it. What is there is not sent again, so that a copy that was ended can be begun again.\n\n" +
+			"Examples:\n" +
+			"  berth copy -f manifests/ --config /etc/berth/registry.toml --referrers\n" +
+			"  berth copy --from cluster.tar.zst -f manifests/",
+		OnUsageError: onUsageError,
+		Flags: append(imageFlags(), outputFlag(),
+			&cli.StringFlag{Name: "from", Usage: "bundle to copy from, in the place of the registries that references name"},
+			&cli.BoolFlag{Name: "referrers", Usage: "copy signatures and whatever else refers to an image, too"},
+			quietFlag(),
+		),
+		Action: copyImages,
+	}
+}
+
+func quietFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print no line of an image that is good"}
+}
+
+func copyImages(ctx context.Context, cmd *cli.Command) error {
+	output, err := outputOf(cmd)
+	if err != nil {
+		return err
+	}
+	refs, err := wantedImages(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	m, err := newMirror(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	opts := mirror.CopyOptions{Referrers: cmd.Bool("referrers")}
+	if platform, given, _ := platformOf(cmd); given {
+		opts.Platform = &platform
+	}
+	if path := cmd.String("from"); path != "" {
+		from, err := mirror.OpenBundle(ctx, path)
+		if err != nil {
+			return err
+		}
+		defer from.Close()
+		opts.From = from
+	}
+	w := cmd.Root().Writer
+	lines := &copyLines{w: w, quiet: cmd.Bool("quiet") || output == "json"}
+	copied := make([]mirror.Copied, len(refs))
+	atOnce(refs, func(i int, ref string) {
+		copied[i] = m.Copy(ctx, ref, opts)
+		lines.print(ref, copied[i])
+	})
+	failed := 0
+	for _, c := range copied {
+		if c.Err != nil {
+			failed++
+		}
+	}
+	if output == "json" {
+		err = printJSON(w, copiedJSON(refs, copied))
+	} else {
+		fmt.Fprintln(w, copySummary(copied, failed))
+	}
+	if err == nil && failed > 0 {
+		err = errFault
+	}
+	return err
+}
+
+// copyLines prints a line of each image as it is done.
+type copyLines struct {
+	w     io.Writer
+	quiet bool
+	mu    sync.Mutex
+}
+
+func (l *copyLines) print(ref string, c mirror.Copied) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch state := copyState(c); {
+	case l.quiet && c.Err == nil:
+	case c.Err != nil:
+		fmt.Fprintf(l.w, "%-7s  %s\n  %v\n", state, ref, c.Err)
+	case c.Target == nil:
+		fmt.Fprintf(l.w, "%-7s  %s\n  it is pulled from the registry that it names\n", state, ref)
+	default:
+		fmt.Fprintf(l.w, "%-7s  %s\n  %s  %s  %s sent\n", state, ref, c.Target.Pull, c.Descriptor.Digest, bytesText(c.Sent))
+	}
+}
+
+// copyState is how the copy of an image ended, in a word.
+func copyState(c mirror.Copied) string {
+	switch {
+	case c.Err != nil:
+		return "failed"
+	case c.Target == nil:
+		return "skipped"
+	case c.Present:
+		return "present"
+	}
+	return "copied"
+}
+
+func copySummary(copied []mirror.Copied, failed int) string {
+	states := map[string]int{}
+	var sent, mounted int64
+	for _, c := range copied {
+		states[copyState(c)]++
+		sent += c.Sent
+		mounted += c.Mounted
+	}
+	return fmt.Sprintf("%s: %d copied, %d present, %d skipped, %d failed; %s sent, %s mounted",
+		count(len(copied), "image"), states["copied"], states["present"], states["skipped"], failed, bytesText(sent), bytesText(mounted))
+}
+
+// copiedImage is one element of what `berth copy --output json` prints.
+type copiedImage struct {
+	Ref       string `json:"ref"`
+	State     string `json:"state"` // copied, present, skipped or failed
+	Pull      string `json:"pull"`
+	Registry  string `json:"registry"`
+	Digest    string `json:"digest"`
+	Sent      int64  `json:"sent"`
+	Mounted   int64  `json:"mounted"`
+	Referrers int    `json:"referrers"`
+	Error     string `json:"error"`
+}
+
+func copiedJSON(refs []string, copied []mirror.Copied) []copiedImage {
+	out := make([]copiedImage, len(copied))
+	for i, c := range copied {
+		out[i] = copiedImage{Ref: refs[i], State: copyState(c), Digest: c.Descriptor.Digest.String(), Sent: c.Sent, Mounted: c.Mounted, Referrers: c.Referrers}
+		if c.Target != nil {
+			out[i].Pull, out[i].Registry = c.Target.Pull.String(), c.Target.Domain()
+		}
+		if c.Err != nil {
+			out[i].Error = c.Err.Error()
+		}
+	}
+	return out
+}

@@ -1,0 +1,98 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/urfave/cli/v3"
+
+	"github.com/berth-edge/berth/cmd/berth/mirror"
+	"github.com/berth-edge/berth/resolver"
+)
+
+// imageFlags are those of the commands that go to registries.
+func imageFlags() []cli.Flag {
+	return []cli.Flag{
+		configFlag(),
+		&cli.StringFlag{Name: "platform", Usage: "platform of the images, such as linux/arm64; this machine's by default"},
+	}
+}
+
+func outputFlag() cli.Flag {
+	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "json, or text", Value: "text"}
+}
+
+func outputOf(cmd *cli.Command) (string, error) {
+	output := cmd.String("output")
+	if output != "json" && output != "text" {
+		return "", usageError{fmt.Errorf("--output %q is not known; want json or text", output)}
+	}
+	return output, nil
+}
+
+// wantedImages returns the references that a command is about, each once.
+func wantedImages(_ context.Context, cmd *cli.Command) ([]string, error) {
+	refs := cmd.Args().Slice()
+	if len(refs) == 0 {
+		return nil, usageError{errors.New(cmd.Name + " wants one or more references")}
+	}
+	return refs, nil
+}
+
+// platformOf returns the platform that --platform names; given is false if it does not.
+func platformOf(cmd *cli.Command) (platform ocispec.Platform, given bool, err error) {
+	text := cmd.String("platform")
+	if text == "" {
+		return platforms.DefaultSpec(), false, nil
+	}
+	if platform, err = platforms.Parse(text); err != nil {
+		return platform, true, usageError{fmt.Errorf("--platform: %w", err)}
+	}
+	return platform, true, nil
+}
+
+// newMirror reads the configuration that a command is given.
+func newMirror(ctx context.Context, cmd *cli.Command) (*mirror.Mirror, error) {
+	platform, _, err := platformOf(cmd)
+	if err != nil {
+		return nil, err
+	}
+	loaded, _, err := loadConfig(ctx, cmd.String("config"))
+	if err != nil {
+		return nil, err
+	}
+	routes, err := resolver.NewRoutes(loaded.Config)
+	if err != nil {
+		return nil, err
+	}
+	return mirror.New(routes, platform), nil
+}
+
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// bytesText is a number of bytes for people.
+func bytesText(n int64) string {
+	const unit = 1000
+	if n < unit {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, prefix := float64(n)/unit, 0
+	for value >= unit && prefix < 3 {
+		value /= unit
+		prefix++
+	}
+	return fmt.Sprintf("%.1f %cB", value, "kMGT"[prefix])
+}

@@ -1,0 +1,137 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	oras "oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/registry/remote"
+
+	"github.com/berth-edge/berth/resolver"
+)
+
+// nameAnnotation is what containerd's importer, and so Berth's loader, takes an image's name from.
+const nameAnnotation = "io.containerd.image.name"
+
+// Bundled is one image of a bundle.
+type Bundled struct {
+	// Route is the image's route, Target where it was read.
+	Route  resolver.Route
+	Target *resolver.Target
+	// Descriptor is its manifest or index, as it is at its source.
+	Descriptor ocispec.Descriptor
+	Err        error
+
+	repo *remote.Repository
+}
+
+// Layout is what a bundle is written to.
+type Layout interface {
+	content.Storage
+	// Index writes the list of images. It comes before the blobs.
+	Index(ocispec.Index) error
+}
+
+// Bundle writes images into a layout, with the manifests that they have at their source, so that digests stay what they are.
+// Each is read from the first target of its route that has it. With a platform, the blobs of others are left out; their
+// manifests stay named in the index. Nothing is written if an image is not to be had.
+func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, platform *ocispec.Platform, progress func(ref string, read int64)) ([]Bundled, error) {
+	bundled := make([]Bundled, len(refs))
+	each(refs, func(i int, ref string) { bundled[i] = m.root(ctx, ref) })
+	if slices.ContainsFunc(bundled, func(b Bundled) bool { return b.Err != nil }) {
+		return bundled, nil
+	}
+	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex}
+	index.SchemaVersion = 2
+	for _, b := range bundled {
+		desc := b.Descriptor
+		desc.Annotations = map[string]string{nameAnnotation: b.Route.Named.String(), ocispec.AnnotationRefName: tagOrDigest(b.Route.Named)}
+		index.Manifests = append(index.Manifests, desc)
+	}
+	if err := to.Index(index); err != nil {
+		return bundled, err
+	}
+	// One after another: an archive is one stream, and within an image blobs are asked for ahead.
+	for i := range bundled {
+		b := &bundled[i]
+		t := &transfer{m: m, ref: refs[i], opts: CopyOptions{Progress: progress}}
+		opts := oras.CopyGraphOptions{Concurrency: concurrency}
+		if platform != nil {
+			opts.FindSuccessors = only(platforms.Only(*platform))
+		}
+		if err := oras.CopyGraph(ctx, reading{b.repo, t}, to, b.Descriptor, opts); err != nil {
+			b.Err = fmt.Errorf("read %s: %w", b.Target.Pull, err)
+			return bundled, b.Err
+		}
+	}
+	return bundled, nil
+}
+
+// root finds an image along its route.
+func (m *Mirror) root(ctx context.Context, ref string) Bundled {
+	b := Bundled{Route: m.routes.Route(ctx, ref)}
+	if b.Err = b.Route.Err; b.Err != nil {
+		return b
+	}
+	var failures []error
+	for i, target := range b.Route.Targets {
+		repo, err := m.repository(target, pull)
+		if err == nil {
+			if b.Descriptor, err = repo.Resolve(ctx, tagOrDigest(target.Pull)); err == nil {
+				b.Target, b.repo = &b.Route.Targets[i], repo
+				return b
+			}
+		}
+		failures = append(failures, Failure{target, causeOf(err), err})
+	}
+	b.Err = errors.Join(failures...)
+	return b
+}
+
+// only returns what finds what a manifest refers to, for one platform.
+func only(platform platforms.MatchComparer) func(context.Context, content.Fetcher, ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	return func(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		if !images.IsIndexType(desc.MediaType) {
+			return content.Successors(ctx, fetcher, desc)
+		}
+		text, err := content.FetchAll(ctx, fetcher, desc)
+		if err != nil {
+			return nil, err
+		}
+		var index ocispec.Index
+		if err := json.Unmarshal(text, &index); err != nil {
+			return nil, fmt.Errorf("read index %s: %w", desc.Digest, err)
+		}
+		best := choose(index, platform)
+		if best == nil {
+			return nil, platformError{available(index), "the platform that is wanted"}
+		}
+		return []ocispec.Descriptor{*best}, nil
+	}
+}
+
+// each calls f for every reference, a few at once.
+func each(refs []string, f func(i int, ref string)) {
+	const atOnce = 8
+	var working sync.WaitGroup
+	free := make(chan struct{}, atOnce)
+	for i, ref := range refs {
+		free <- struct{}{}
+		working.Go(func() {
+			defer func() { <-free }()
+			f(i, ref)
+		})
+	}
+	working.Wait()
+}

@@ -1,0 +1,190 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"archive/tar"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/content/oci"
+	"oras.land/oras-go/v2/errdef"
+)
+
+// NewLayout makes a bundle at path: an OCI layout directory if that ends in a slash, else an OCI archive, compressed with zstd
+// if it ends in .zst. It is there, whole, once it is committed; until then nothing is at path.
+func NewLayout(path string) (Writing, error) {
+	if _, err := os.Lstat(strings.TrimSuffix(path, "/")); err == nil {
+		return nil, fmt.Errorf("write %s: %w; remove it, or choose another name", path, fs.ErrExist)
+	}
+	if strings.HasSuffix(path, "/") {
+		return newDirectory(filepath.Clean(path))
+	}
+	return newArchive(path)
+}
+
+// Writing is a layout that is being written.
+type Writing interface {
+	Layout
+	// Commit puts the bundle into its place.
+	Commit() error
+	// Discard removes what was written, unless it was committed.
+	Discard()
+}
+
+// directory is an OCI layout directory. The list of images is written last.
+type directory struct {
+	*oci.Storage
+	temp, path string
+	index      ocispec.Index
+}
+
+func newDirectory(path string) (*directory, error) {
+	temp, err := os.MkdirTemp(filepath.Dir(path), "."+filepath.Base(path)+".")
+	if err != nil {
+		return nil, err
+	}
+	storage, err := oci.NewStorage(temp)
+	return &directory{storage, temp, path, ocispec.Index{}}, err
+}
+
+func (d *directory) Index(index ocispec.Index) error {
+	d.index = index
+	return nil
+}
+
+func (d *directory) Commit() error {
+	for name, value := range map[string]any{ocispec.ImageLayoutFile: layoutVersion, ocispec.ImageIndexFile: d.index} {
+		text, err := json.Marshal(value)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(d.temp, name), text, 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(d.temp, 0o755); err != nil {
+		return err
+	}
+	return os.Rename(d.temp, d.path)
+}
+
+func (d *directory) Discard() { _ = os.RemoveAll(d.temp) }
+
+var layoutVersion = ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion}
+
+// archive is an OCI archive: one stream, in which a blob follows the other.
+type archive struct {
+	path string
+	file *os.File
+	zstd *zstd.Encoder // nil for a plain one
+	tar  *tar.Writer
+
+	mu   sync.Mutex
+	have map[digest.Digest]bool
+}
+
+func newArchive(path string) (*archive, error) {
+	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".")
+	if err != nil {
+		return nil, err
+	}
+	a := &archive{path: path, file: file, have: map[digest.Digest]bool{}}
+	var to io.Writer = file
+	if strings.HasSuffix(path, ".zst") {
+		if a.zstd, err = zstd.NewWriter(file); err != nil {
+			return nil, err
+		}
+		to = a.zstd
+	}
+	a.tar = tar.NewWriter(to)
+	return a, nil
+}
+
+// Index implements [Layout].
+func (a *archive) Index(index ocispec.Index) error {
+	for _, f := range []struct {
+		name  string
+		value any
+	}{{ocispec.ImageLayoutFile, layoutVersion}, {ocispec.ImageIndexFile, index}} {
+		text, err := json.Marshal(f.value)
+		if err != nil {
+			return err
+		}
+		if err := a.write(f.name, int64(len(text)), strings.NewReader(string(text))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *archive) write(name string, size int64, r io.Reader) error {
+	if err := a.tar.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: size, Format: tar.FormatPAX}); err != nil {
+		return err
+	}
+	_, err := io.Copy(a.tar, r)
+	return err
+}
+
+// Push implements [content.Pusher].
+func (a *archive) Push(_ context.Context, desc ocispec.Descriptor, r io.Reader) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.have[desc.Digest] {
+		return errdef.ErrAlreadyExists
+	}
+	verified := content.NewVerifyReader(r, desc)
+	name := "blobs/" + desc.Digest.Algorithm().String() + "/" + desc.Digest.Encoded()
+	if err := a.write(name, desc.Size, verified); err != nil {
+		return err
+	}
+	if err := verified.Verify(); err != nil {
+		return fmt.Errorf("blob %s: %w", desc.Digest, err)
+	}
+	a.have[desc.Digest] = true
+	return nil
+}
+
+// Exists implements [content.ReadOnlyStorage].
+func (a *archive) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.have[desc.Digest], nil
+}
+
+// Fetch implements [content.Fetcher]. What was written is not read again.
+func (a *archive) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	return nil, fmt.Errorf("read %s of an archive that is being written: %w", desc.Digest, errdef.ErrUnsupported)
+}
+
+// Commit implements [Writing].
+func (a *archive) Commit() error {
+	err := a.tar.Close()
+	if a.zstd != nil {
+		err = errors.Join(err, a.zstd.Close())
+	}
+	err = errors.Join(err, a.file.Chmod(0o644), a.file.Sync(), a.file.Close())
+	if err != nil {
+		return fmt.Errorf("write %s: %w", a.path, err)
+	}
+	return os.Rename(a.file.Name(), a.path)
+}
+
+// Discard implements [Writing].
+func (a *archive) Discard() {
+	a.file.Close()
+	_ = os.Remove(a.file.Name())
+}

@@ -1,0 +1,128 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	oras "oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/content/oci"
+	"oras.land/oras-go/v2/errdef"
+
+	"github.com/berth-edge/berth/loader/bundle"
+)
+
+// BundleSource is a bundle that images are copied from.
+type BundleSource struct {
+	bundle *bundle.Bundle
+	blobs  content.Fetcher // the bundle, or what was unpacked of it
+	temp   string          // "" if nothing was
+}
+
+var _ oras.ReadOnlyTarget = (*BundleSource)(nil)
+
+// OpenBundle opens a bundle of any format that the loader knows. The caller closes it. A compressed one, which can be read
+// from its start only, is unpacked into the directory for temporary files.
+func OpenBundle(ctx context.Context, path string) (*BundleSource, error) {
+	b, err := bundle.Open(ctx, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	s := &BundleSource{bundle: b, blobs: b}
+	if b.Compressed() {
+		err = s.unpack(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *BundleSource) unpack(ctx context.Context) (err error) {
+	if s.temp, err = os.MkdirTemp("", "berth-bundle-"); err != nil {
+		return err
+	}
+	storage, err := oci.NewStorage(s.temp)
+	if err != nil {
+		return err
+	}
+	s.blobs = storage
+	return s.bundle.Walk(ctx, func(dgst digest.Digest, size int64, r io.Reader) error {
+		err := storage.Push(ctx, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: dgst, Size: size}, r)
+		if errors.Is(err, errdef.ErrAlreadyExists) {
+			return nil
+		}
+		return err
+	})
+}
+
+// Close closes the bundle, and removes what was unpacked.
+func (s *BundleSource) Close() error {
+	err := s.bundle.Close()
+	if s.temp != "" {
+		err = errors.Join(err, os.RemoveAll(s.temp))
+	}
+	return err
+}
+
+// Exists implements [oras.ReadOnlyTarget].
+func (s *BundleSource) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
+	return s.bundle.Has(desc.Digest), nil
+}
+
+// Fetch implements [content.Fetcher].
+func (s *BundleSource) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	if !s.bundle.Has(desc.Digest) {
+		what := "blob"
+		if desc.Platform != nil {
+			what = "image for " + desc.Platform.OS + "/" + desc.Platform.Architecture
+		}
+		return nil, fmt.Errorf("bundle %s has no %s %s; copy the one platform that it has with --platform: %w", s.bundle.Path(), what, desc.Digest, errdef.ErrNotFound)
+	}
+	return s.blobs.Fetch(ctx, desc)
+}
+
+// Resolve implements [content.Resolver]. ref is a normalised reference.
+func (s *BundleSource) Resolve(_ context.Context, ref string) (ocispec.Descriptor, error) {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	digested, byDigest := named.(reference.Digested)
+	for _, image := range s.bundle.Images() {
+		if byDigest && image.Target.Digest == digested.Digest() || !byDigest && image.Name == named.String() {
+			return image.Target, nil
+		}
+	}
+	return ocispec.Descriptor{}, fmt.Errorf("bundle %s has no image %s: %w", s.bundle.Path(), named, errdef.ErrNotFound)
+}
+
+// CheckBundle reads all that a bundle holds, and returns its images and what is wrong with each.
+func CheckBundle(ctx context.Context, path string) ([]bundle.Image, error) {
+	b, err := bundle.Open(ctx, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer b.Close()
+	// What it reads of a blob is compared with its digest.
+	err = b.Walk(ctx, func(dgst digest.Digest, size int64, r io.Reader) error {
+		verified := content.NewVerifyReader(r, ocispec.Descriptor{Digest: dgst, Size: size})
+		if _, err := io.Copy(io.Discard, verified); err != nil {
+			return fmt.Errorf("blob %s: %w", dgst, err)
+		}
+		if err := verified.Verify(); err != nil {
+			return fmt.Errorf("blob %s: %w", dgst, err)
+		}
+		return nil
+	})
+	return b.Images(), err
+}

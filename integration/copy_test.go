@@ -1,0 +1,151 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/berth-edge/berth/integration/daemon"
+	"github.com/berth-edge/berth/integration/image"
+	"github.com/berth-edge/berth/integration/registry"
+)
+
+// profile is a "public" registry with the images of a cluster, some of several platforms, which share layers; and an empty one
+// of one's own.
+type profile struct {
+	public, own *registry.Registry
+	refs        []string
+	images      map[string]*image.Image
+	config      string // of a node, as a file
+}
+
+func newProfile(t testing.TB, images int, own registry.Options) profile {
+	t.Helper()
+	daemon.RequireRoot(t)
+	p := profile{images: map[string]*image.Image{}}
+	p.public = registry.Start(t, registry.Options{})
+	own.Users = ann
+	p.own = registry.Start(t, own)
+	base := []image.Layer{
+		image.NewLayer(image.Program(t)),
+		image.NewLayer(image.Random("usr/lib/shared", 7, 200_000)),
+	}
+	for i := range images {
+		layers := append(base[:1+i%2:1+i%2], image.NewLayer(image.Random("etc/app", uint64(1000+i), 20_000)))
+		img := image.New(image.Config{Layers: layers, Entrypoint: []string{"/probe", "hello"}, Cmd: []string{fmt.Sprint("app", i)}, Docker: i%5 == 4})
+		if i%4 == 3 {
+			img = image.Index(img, image.Small("linux/arm64", uint64(5000+i)))
+		}
+		ref := fmt.Sprintf("%s/team%d/app%d:1.%d", p.public.Host(), i%3, i, i)
+		img.Push(t, p.public, strings.TrimPrefix(ref, p.public.Host()+"/"))
+		if i%10 == 5 {
+			ref = fmt.Sprintf("%s/team%d/app%d:1.%d@%s", p.public.Host(), i%3, i, i, img.Digest)
+		}
+		p.refs = append(p.refs, ref)
+		p.images[ref] = img
+	}
+	p.config = filepath.Join(t.TempDir(), "berth.toml")
+	write(t, p.config, entry(t, p.own, "cluster", login("ann", "s3cret"))+entry(t, p.public, "")+
+		rule(p.public.Host(), p.own.Host()+"/cluster/mirror"))
+	return p
+}
+
+// checked runs berth check, and returns how many images it finds present.
+func (p profile) checked(t testing.TB) (present int, out string) {
+	t.Helper()
+	out, problems, code := berth(t, append([]string{"check", "--output", "json", "--config", p.config}, p.refs...)...)
+	var images []struct {
+		Ref, Pull, Digest string
+		Present           bool
+		Size              int64
+		Failures          []struct{ Cause string }
+	}
+	if err := json.Unmarshal([]byte(out), &images); err != nil || len(images) != len(p.refs) {
+		t.Fatalf("check: got %v\n%s\n%s", err, out, problems)
+	}
+	for _, i := range images {
+		if !i.Present {
+			continue
+		}
+		present++
+		img := p.images[i.Ref]
+		if i.Digest != img.Digest.String() || i.Size != img.For("linux/amd64").Bytes() || !strings.HasPrefix(i.Pull, p.own.Host()+"/cluster/mirror/team") {
+			t.Errorf("check %s: got %+v, want %s and %d bytes", i.Ref, i, img.Digest, img.For("linux/amd64").Bytes())
+		}
+	}
+	if want := map[bool]int{true: 0, false: 1}[present == len(p.refs)]; code != want {
+		t.Errorf("check: got exit status %d, want %d", code, want)
+	}
+	return present, out
+}
+
+// TestCopy fills an empty registry of one's own with the images of a cluster, and has a node run a container of each with
+// no other registry to be reached.
+func TestCopy(t *testing.T) {
+	p := newProfile(t, 40, registry.Options{})
+	if present, out := p.checked(t); present != 0 || strings.Count(out, `"cause": "missing"`) != 40 {
+		t.Fatalf("before the copy: got %d present, want 40 missing:\n%s", present, out)
+	}
+	out, problems, code := berth(t, append([]string{"copy", "--config", p.config}, p.refs...)...)
+	if code != 0 || !strings.Contains(out, "40 images: 40 copied, 0 present, 0 skipped, 0 failed; ") {
+		t.Fatalf("copy: got %d\n%s%s", code, out, problems)
+	}
+	// A layer that images share was sent once, and mounted for the others.
+	for digest, layer := range p.layers() {
+		if got := len(p.own.Log.Match("PUT", "/v2/*/blobs/uploads/*")); got == 0 {
+			t.Fatalf("got no upload:\n%s", p.own.Log.Lines())
+		}
+		sent := 0
+		for _, r := range p.own.Log.Match("PUT", "") {
+			if r.Query.Get("digest") == digest {
+				sent++
+			}
+		}
+		if sent != 1 {
+			t.Errorf("layer %s of %d images: got it sent %d times, want once", digest, layer, sent)
+		}
+	}
+	if present, out := p.checked(t); present != 40 {
+		t.Fatalf("after the copy: got %d present, want 40:\n%s", present, out)
+	}
+	p.own.Log.Reset()
+	out, _, code = berth(t, append([]string{"copy", "--config", p.config}, p.refs...)...)
+	if code != 0 || !strings.Contains(out, "40 images: 0 copied, 40 present, 0 skipped, 0 failed; 0 B sent, 0 B mounted") || len(p.own.Log.Match("PUT", "")) != 0 {
+		t.Errorf("copy again: got %d\n%s\n%s", code, out, p.own.Log.Lines())
+	}
+
+	p.public.Close()
+	p.runsAll(t)
+}
+
+// layers counts the images that have each layer.
+func (p profile) layers() map[string]int {
+	count := map[string]int{}
+	for _, img := range p.images {
+		for _, layer := range img.For("linux/amd64").Layers {
+			count[layer.Digest.String()]++
+		}
+	}
+	return count
+}
+
+// runsAll runs a container of each image on a node of its own.
+func (p profile) runsAll(t testing.TB) {
+	t.Helper()
+	n := startNode(t, "", daemon.Options{DropIns: map[string]string{"10-berth.toml": stanza(fmt.Sprintf("config_path = [%q]", p.config))}})
+	for i, ref := range p.refs {
+		if err := pullCtr(t, n.Daemon, ref); err != nil {
+			t.Errorf("pull %s: %v", ref, err)
+			continue
+		}
+		want := fmt.Sprintf("hello app%d\n", i)
+		if got := n.CtrRun(t, "default", ref, fmt.Sprint("c", i)); got != want {
+			t.Errorf("%s: got %q, want %q", ref, got, want)
+		}
+	}
+}
