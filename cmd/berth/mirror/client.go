@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/errdefs"
@@ -38,10 +39,17 @@ func (m *Mirror) repository(target resolver.Target, actions string) (*remote.Rep
 		return nil, err
 	}
 	path := reference.Path(target.Pull)
+	again := retry.NewTransport(&client{hosts[0], "repository:" + path + ":" + actions})
+	again.Policy = func() retry.Policy { return patience }
 	return &remote.Repository{
-		Client:    &http.Client{Transport: retry.NewTransport(&client{hosts[0], "repository:" + path + ":" + actions})},
+		Client:    &http.Client{Transport: again},
 		Reference: registry.Reference{Registry: e.Host(), Repository: path},
 	}, nil
+}
+
+// patience is how often a request is sent again that a registry has no time for, over two seconds or what it asks for.
+var patience = &retry.GenericPolicy{
+	Retryable: retry.DefaultPredicate, Backoff: retry.DefaultBackoff, MinWait: 200 * time.Millisecond, MaxWait: 3 * time.Second, MaxRetry: 3,
 }
 
 // endpoint returns that of a target's registry; one that is not configured is asked without a credential.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +20,7 @@ import (
 	oras "oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/registry/remote"
+	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/berth-edge/berth/resolver"
 )
@@ -56,8 +58,8 @@ type Copied struct {
 	Err       error
 }
 
-// attempts is how often a copy is begun again after a failure that may pass. What was sent is not sent again.
-const attempts = 5
+// attempts is how often a copy is begun, if it fails and that may pass. What was sent is not sent again.
+const attempts = 3
 
 // Copy puts an image into the first registry of its route, under the name that the rules give it, if it is missing there.
 func (m *Mirror) Copy(ctx context.Context, ref string, opts CopyOptions) Copied {
@@ -94,8 +96,12 @@ func (m *Mirror) Copy(ctx context.Context, ref string, opts CopyOptions) Copied 
 	return c
 }
 
-// mayPass reports whether a failure may be gone the next time.
+// mayPass reports whether a failure may be gone the next time: the registry has too much to do, or the connection was lost.
 func mayPass(err error) bool {
+	var response *errcode.ErrorResponse
+	if errors.As(err, &response) {
+		return response.StatusCode >= http.StatusInternalServerError || response.StatusCode == http.StatusTooManyRequests
+	}
 	switch causeOf(err) {
 	case Missing, Unauthorized, WrongPlatform, Certificate, NoCredential:
 		return false

@@ -1,0 +1,138 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration_test
+
+import (
+	"net/http"
+	"os/exec"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/berth-edge/berth/integration/binaries"
+	"github.com/berth-edge/berth/integration/registry"
+)
+
+// copied runs berth copy of the whole profile.
+func (p profile) copied(t testing.TB, flags ...string) (out string, code int) {
+	t.Helper()
+	args := append([]string{"copy", "--config", p.config}, flags...)
+	out, problems, code := berth(t, append(args, p.refs...)...)
+	return out + problems, code
+}
+
+// uploads counts how often each blob was taken by a registry.
+func uploads(r *registry.Registry) map[string]int {
+	count := map[string]int{}
+	for _, request := range r.Log.Match("PUT", "/v2/*/blobs/uploads/*") {
+		if request.Status == http.StatusCreated {
+			count[request.Query.Get("digest")]++
+		}
+	}
+	return count
+}
+
+// TestCopyInterrupted kills a copy half-way and begins it again: no blob that the registry has is sent twice.
+func TestCopyInterrupted(t *testing.T) {
+	var taken atomic.Int64
+	p := newProfile(t, 12, registry.Options{Middleware: registry.On("PUT", "/v2/*/blobs/uploads/*", -1, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		time.Sleep(20 * time.Millisecond)
+		next.ServeHTTP(w, r)
+		taken.Add(1)
+	})})
+	cmd := exec.Command(binaries.Path(t, binaries.Berth), append([]string{"copy", "--config", p.config}, p.refs...)...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for taken.Load() < 9 && cmd.ProcessState == nil {
+		time.Sleep(time.Millisecond)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	before := uploads(p.own)
+	if len(before) < 5 {
+		t.Fatalf("got %d blobs before the kill, want a copy that had begun", len(before))
+	}
+	out, code := p.copied(t)
+	if code != 0 || !strings.Contains(out, " 0 failed; ") || strings.Contains(out, " 0 copied, ") {
+		t.Fatalf("copy again: got %d\n%s", code, out)
+	}
+	for digest, n := range uploads(p.own) {
+		if n != 1 {
+			t.Errorf("blob %s: got it sent %d times, want once", digest, n)
+		}
+	}
+	if present, _ := p.checked(t); present != len(p.refs) {
+		t.Errorf("got %d images, want %d", present, len(p.refs))
+	}
+}
+
+// TestCopyFaults copies into registries as they are in the field.
+func TestCopyFaults(t *testing.T) {
+	var requests atomic.Int64
+	for _, tt := range []struct {
+		name       string
+		middleware func(http.Handler) http.Handler
+		want       string // of the error; "" if all is copied in spite of it
+	}{
+		{"every tenth request fails", func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if requests.Add(1)%10 == 0 {
+					w.WriteHeader(http.StatusServiceUnavailable)
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
+		}, ""},
+		{"mounting is ignored", mounting(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			r.URL.RawQuery = ""
+			next.ServeHTTP(w, r)
+		}), ""},
+		{"mounting is refused", mounting(registry.Fail(http.StatusMethodNotAllowed)), ""},
+		{"full", registry.On("PUT", "/v2/*/blobs/uploads/*", -1, func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusInternalServerError)
+			_, _ = w.Write([]byte(`{"errors":[{"code":"UNKNOWN","message":"write /data: no space left on device"}]}`))
+		}), "response status code 500: unknown: write /data: no space left on device"},
+		{"read-only", registry.On("POST", "/v2/*/blobs/uploads/", -1, func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusMethodNotAllowed)
+			_, _ = w.Write([]byte(`{"errors":[{"code":"UNSUPPORTED","message":"The operation is unsupported."}]}`))
+		}), "response status code 405: unsupported: The operation is unsupported."},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newProfile(t, 6, registry.Options{Middleware: tt.middleware})
+			out, code := p.copied(t)
+			if tt.want == "" {
+				if code != 0 || !strings.Contains(out, "6 images: 6 copied, 0 present, 0 skipped, 0 failed; ") {
+					t.Fatalf("got %d\n%s", code, out)
+				}
+				if present, _ := p.checked(t); present != len(p.refs) {
+					t.Errorf("got %d images, want %d", present, len(p.refs))
+				}
+				return
+			}
+			if code != 1 || strings.Count(out, tt.want) != len(p.refs) || !strings.Contains(out, "0 copied, 0 present, 0 skipped, 6 failed; ") {
+				t.Errorf("got %d\n%s\nwant %q for each", code, out, tt.want)
+			}
+			if strings.Contains(out, "s3cret") {
+				t.Errorf("got the password in\n%s", out)
+			}
+		})
+	}
+}
+
+// mounting meets requests to mount a blob with a fault.
+func mounting(fault registry.Fault) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Query().Has("mount") {
+				fault(w, r, next)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+}
