@@ -1,0 +1,217 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+	oraserrors "oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry/remote"
+
+	"github.com/berth-edge/berth/integration/daemon"
+	"github.com/berth-edge/berth/integration/image"
+	"github.com/berth-edge/berth/integration/registry"
+)
+
+// repository is one of r's, without authentication.
+func repository(t testing.TB, r *registry.Registry, name string) *remote.Repository {
+	t.Helper()
+	repo, err := remote.NewRepository(strings.TrimPrefix(r.PushURL(), "http://") + "/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo.PlainHTTP = true
+	return repo
+}
+
+// sign pushes what stands for a signature of an image: an artifact whose subject it is, and one under cosign's tag.
+func sign(t testing.TB, r *registry.Registry, name string, subject ocispec.Descriptor) (artifact digest.Digest) {
+	t.Helper()
+	repo := repository(t, r, name)
+	subject = ocispec.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size}
+	signature := []byte("signature of " + subject.Digest.String())
+	layer, err := oras.PushBytes(t.Context(), repo, "application/vnd.example.signature", signature)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pack := func(subject *ocispec.Descriptor) ocispec.Descriptor {
+		desc, err := oras.PackManifest(t.Context(), repo, oras.PackManifestVersion1_1, "application/vnd.example.signature",
+			oras.PackManifestOptions{Subject: subject, Layers: []ocispec.Descriptor{layer}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return desc
+	}
+	referrer := pack(&subject)
+	if err := repo.Tag(t.Context(), pack(nil), cosignTag(subject.Digest)); err != nil {
+		t.Fatal(err)
+	}
+	return referrer.Digest
+}
+
+func cosignTag(d digest.Digest) string { return "sha256-" + d.Encoded() + ".sig" }
+
+// TestCopyReferrers looks for a signature beside an image that was copied (SEC-38).
+func TestCopyReferrers(t *testing.T) {
+	p := newProfile(t, 4, registry.Options{})
+	artifacts := map[string]digest.Digest{}
+	for ref, img := range p.images {
+		name, _, _ := strings.Cut(strings.TrimPrefix(ref, p.public.Host()+"/"), ":")
+		artifacts[name] = sign(t, p.public, name, img.Descriptor)
+	}
+	if out, code := p.copied(t); code != 0 {
+		t.Fatalf("got %d\n%s", code, out)
+	}
+	found := func(name string, img *image.Image) (referrers []digest.Digest, tagged error) {
+		repo := repository(t, p.own, "cluster/mirror/"+name)
+		if err := repo.Referrers(t.Context(), img.Descriptor, "", func(descs []ocispec.Descriptor) error {
+			for _, desc := range descs {
+				referrers = append(referrers, desc.Digest)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		_, tagged = repo.Resolve(t.Context(), cosignTag(img.Digest))
+		return referrers, tagged
+	}
+	for step, flags := range [][]string{nil, {"--referrers"}, {"--referrers"}} {
+		if step > 0 {
+			if out, code := p.copied(t, flags...); code != 0 {
+				t.Fatalf("copy %v: got %d\n%s", flags, code, out)
+			}
+		}
+		for ref, img := range p.images {
+			name, _, _ := strings.Cut(strings.TrimPrefix(ref, p.public.Host()+"/"), ":")
+			referrers, tagged := found(name, img)
+			if step == 0 && (len(referrers) > 0 || !strings.Contains(fmt.Sprint(tagged), oraserrors.ErrNotFound.Error())) {
+				t.Errorf("%s without --referrers: got %v, %v, want none", name, referrers, tagged)
+			}
+			if step > 0 && (len(referrers) != 1 || referrers[0] != artifacts[name] || tagged != nil) {
+				t.Errorf("%s: got %v and under cosign's tag %v, want %s and one", name, referrers, tagged, artifacts[name])
+			}
+		}
+	}
+}
+
+// TestBundle carries a cluster to a node that reaches no registry, in a bundle of each kind, and fills a registry from one.
+func TestBundle(t *testing.T) {
+	p := newProfile(t, 8, registry.Options{})
+	dir := t.TempDir()
+	for _, name := range []string{"cluster.tar", "cluster.tar.zst", "cluster/"} {
+		t.Run(name, func(t *testing.T) {
+			p := p
+			path := filepath.Join(dir, name) + strings.Repeat("/", strings.Count(name, "/"))
+			direct := filepath.Join(t.TempDir(), "berth.toml") // where there is a network: from the registries that references name
+			write(t, direct, entry(t, p.public, "")+rule("*", "source"))
+			out, problems, code := berth(t, append([]string{"bundle", "--out", path, "--config", direct}, p.refs...)...)
+			if code != 0 || strings.Count(out, "bundled  ") != len(p.refs) {
+				t.Fatalf("bundle: got %d\n%s%s", code, out, problems)
+			}
+			if out, problems, code := berth(t, "bundle", "--check", path); code != 0 || strings.Count(out, "good  ") != len(p.refs) {
+				t.Errorf("check: got %d\n%s%s", code, out, problems)
+			}
+			left, _ := filepath.Glob(filepath.Join(dir, ".*"))
+			if len(left) > 0 {
+				t.Errorf("got %q left", left)
+			}
+			if _, problems, code := berth(t, append([]string{"bundle", "--out", path, "--config", direct}, p.refs...)...); code != 1 || !strings.Contains(problems, "file already exists; remove it, or choose another name") {
+				t.Errorf("bundle again: got %d %s", code, problems)
+			}
+			p.boots(t, path)
+			p.fills(t, path)
+		})
+	}
+}
+
+// boots has a node run the images of a bundle with no registry to be reached, under the digests that they have at their source.
+func (p profile) boots(t testing.TB, bundle string) {
+	t.Helper()
+	n := startNode(t, "[[registries]]\ndomain = \"registry.invalid\"\n", daemon.Options{
+		Config: fmt.Sprintf("version = 3\n[plugins.\"io.containerd.loader.v1.bundle\"]\npaths = [%q]\n", strings.TrimSuffix(bundle, "/")),
+	})
+	for i, ref := range p.refs {
+		if err := pullCtr(t, n.Daemon, ref); err != nil {
+			t.Errorf("pull %s: %v", ref, err)
+			continue
+		}
+		if got, want := n.CtrRun(t, "default", ref, fmt.Sprint("c", i)), fmt.Sprintf("hello app%d\n", i); got != want {
+			t.Errorf("%s: got %q, want %q", ref, got, want)
+		}
+		if digest := p.images[ref].Digest.String(); !strings.Contains(n.Ctr(t, "images", "ls"), digest) {
+			t.Errorf("%s: got no digest %s among the images", ref, digest)
+		}
+	}
+}
+
+// fills copies from a bundle into an empty registry, while nothing else can be reached.
+func (p profile) fills(t testing.TB, bundle string) {
+	t.Helper()
+	p.own = registry.Start(t, registry.Options{Users: ann})
+	p.config = filepath.Join(t.TempDir(), "berth.toml")
+	write(t, p.config, entry(t, p.own, "cluster", login("ann", "s3cret"))+rule(p.public.Host(), p.own.Host()+"/cluster/mirror"))
+	p.public.Log.Reset()
+	if out, code := p.copied(t, "--from", bundle); code != 0 || !strings.Contains(out, "8 images: 8 copied, ") {
+		t.Fatalf("copy --from %s: got %d\n%s", bundle, code, out)
+	}
+	if present, out := p.checked(t); present != len(p.refs) {
+		t.Errorf("got %d images, want %d:\n%s", present, len(p.refs), out)
+	}
+	if got := p.public.Log.Requests(); len(got) > 0 {
+		t.Errorf("the public registry was asked:\n%s", p.public.Log.Lines())
+	}
+}
+
+// TestBundlePlatform leaves the other platforms out, and keeps the digest of the index.
+func TestBundlePlatform(t *testing.T) {
+	p := newProfile(t, 4, registry.Options{})
+	direct := filepath.Join(t.TempDir(), "berth.toml")
+	write(t, direct, entry(t, p.public, "")+rule("*", "source"))
+	path := filepath.Join(t.TempDir(), "cluster.tar")
+	out, problems, code := berth(t, append([]string{"bundle", "--platform", "linux/amd64", "--out", path, "--config", direct}, p.refs...)...)
+	if code != 0 {
+		t.Fatalf("got %d\n%s%s", code, out, problems)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, img := range p.images {
+		if arm := img.For("linux/arm64"); arm != nil && bytes.Contains(text, arm.Layers[0].Blob) {
+			t.Errorf("got the layer for arm64 of %s", img.Digest)
+		}
+		if !bytes.Contains(text, img.Content) {
+			t.Errorf("got no manifest or index %s", img.Digest)
+		}
+	}
+	p.boots(t, path)
+}
+
+// TestBundleChecked finds a byte that is wrong.
+func TestBundleChecked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "core.tar")
+	img := image.Small("linux/amd64", 3)
+	image.WriteFile(t, path, image.Tar(image.OCI([]image.Named{img.Name("quay.io/a/b:1")})))
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(text, img.Layers[0].Blob)
+	text[at+len(img.Layers[0].Blob)/2] ^= 1
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, problems, code := berth(t, "bundle", "--check", path)
+	if code != 1 || !strings.Contains(problems, "error: read bundle "+path) || !strings.Contains(problems, img.Layers[0].Digest.String()) {
+		t.Errorf("got %d %s, want the blob named", code, problems)
+	}
+}
