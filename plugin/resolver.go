@@ -73,7 +73,7 @@ type Resolver struct {
 	state     State
 	loadedAt  time.Time
 	cri       []string // what was done to CRI's settings
-	criIsPast bool     // CRI pulls past the rules
+	criIsPast bool     // CRI would pull past rules: see gated
 }
 
 // State is a configuration in force, or why there is none.
@@ -112,7 +112,7 @@ func (r *Resolver) load(ctx context.Context) State {
 	}
 	r.state.announce(ctx)
 	if r.criIsPast && r.state.Configured() {
-		log.G(ctx).Error("CRI pulls past the rules: they came into force after containerd started, and CRI's settings cannot be changed then; restart containerd")
+		log.G(ctx).Error(criIsRefused)
 	}
 	return r.state
 }

@@ -88,11 +88,11 @@ func (r *Resolver) status() *api.ResolverStatus {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := &api.ResolverStatus{
-		Since:        timestamppb.New(r.state.Since),
-		Files:        r.state.Files,
-		Warnings:     r.state.Warnings,
-		Cri:          r.cri,
-		CriPastRules: r.criIsPast && r.state.Configured(),
+		Since:      timestamppb.New(r.state.Since),
+		Files:      r.state.Files,
+		Warnings:   r.state.Warnings,
+		Cri:        r.cri,
+		CriRefused: r.criIsPast && r.state.Configured(),
 	}
 	for _, registry := range r.state.Registries {
 		out.Registries = append(out.Registries, string(registry.Domain))
