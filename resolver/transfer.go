@@ -46,7 +46,7 @@ type Transferrer struct {
 	// DiscardLayers lets garbage collection take a compressed layer of CRI's that is unpacked.
 	DiscardLayers func() bool
 	// IsLazy reports whether a snapshotter fetches layers itself, from the host that the image's name says. Pulls along rules
-	// are refused for one that does. It may be nil.
+	// are refused for one that does. "" asks about what a client gets that names none. It may be nil.
 	IsLazy func(snapshotter string) bool
 	// KeepLabels are labels of an image that stay when the same image is stored again under the same name.
 	KeepLabels []string
