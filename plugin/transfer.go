@@ -53,7 +53,8 @@ func routeTransfers(ic *plugin.InitContext, inner initFn) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	removeLeftovers(ic, db.(*metadata.DB), manager.(leases.Manager))
+	boot := bootID(ic.Context)
+	removeLeftovers(ic, db.(*metadata.DB), manager.(leases.Manager), boot)
 	return &transfers{&resolver.Transferrer{
 		Inner:         service,
 		Routes:        r.Routes,
@@ -62,6 +63,7 @@ func routeTransfers(ic *plugin.InitContext, inner initFn) (any, error) {
 		Downloads:     &r.Downloads,
 		DiscardLayers: r.Discard.Load,
 		IsLazy:        unpacked.isLazy,
+		Boot:          boot,
 		KeepLabels:    []string{loader.BundleLabel, loader.PinLabel},
 	}, ic, inner}, nil
 }
