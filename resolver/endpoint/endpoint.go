@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"path"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -219,14 +218,13 @@ func (e *Endpoint) sendOwn(req *http.Request) (*http.Response, error) {
 }
 
 // isOwn reports whether u is on the registry's host and port, which are all that secrets may go to. A server may spell
-// them in another way than the configuration: in capitals, or with the scheme's own port.
+// them in another way than the configuration: in capitals, or with the scheme's own port, or an address in another way.
 func (e *Endpoint) isOwn(u *url.URL) bool {
-	port := map[string]string{"https": ":443", "http": ":80"}[u.Scheme]
-	return strings.EqualFold(strings.TrimSuffix(u.Host, port), strings.TrimSuffix(e.host, port))
+	return e.isNear(u) && port(u) == port(&url.URL{Scheme: u.Scheme, Host: e.host})
 }
 
 // isNear reports whether u is on the registry's host, at any port.
-func (e *Endpoint) isNear(u *url.URL) bool { return strings.EqualFold(u.Hostname(), hostname(e.host)) }
+func (e *Endpoint) isNear(u *url.URL) bool { return isSameHost(u.Hostname(), hostname(e.host)) }
 
 func overHTTP(req *http.Request) *http.Request {
 	req = req.Clone(req.Context())
