@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-edge/berth/loader/unpacked"
+	"github.com/berth-edge/berth/resolver"
 )
 
 // syncApplies makes a differ's Apply return only when what it unpacked is on disk. Its snapshot is committed after that,
@@ -48,6 +49,11 @@ var _ differ = syncedDiffer{}
 
 // Apply implements [diff.Applier].
 func (d syncedDiffer) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, opts ...diff.ApplyOpt) (applied ocispec.Descriptor, err error) {
+	release, err := resolver.AcquireUnpack(ctx)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer release()
 	if len(mounts) != 1 || !isDevice(mounts[0].Source) {
 		return d.apply(ctx, desc, mounts, "", opts)
 	}

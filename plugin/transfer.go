@@ -6,6 +6,7 @@ package plugin
 import (
 	"errors"
 	"fmt"
+	"runtime"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
@@ -29,9 +30,13 @@ func routeTransfers(ic *plugin.InitContext, inner initFn) (any, error) {
 		return nil, err
 	}
 	var unpacked unpacking
+	var unpacks int
 	if r != nil {
 		// The first call has put containerd's defaults into the configuration.
 		if unpacked, err = unpackForAll(ic); err != nil {
+			return nil, err
+		}
+		if unpacks, err = setUnpacks(ic.Config, runtime.GOMAXPROCS(0)); err != nil {
 			return nil, err
 		}
 		if instance, err = inner(ic); err != nil {
@@ -63,6 +68,7 @@ func routeTransfers(ic *plugin.InitContext, inner initFn) (any, error) {
 		Downloads:     &r.Downloads,
 		DiscardLayers: r.Discard.Load,
 		IsLazy:        unpacked.isLazy,
+		Unpacks:       unpacks,
 		Boot:          boot,
 		KeepLabels:    []string{loader.BundleLabel, loader.PinLabel},
 	}, ic, inner}, nil

@@ -88,11 +88,22 @@ func unpackForAll(ic *plugin.InitContext) (unpacking, error) {
 }
 
 // withUnpacks returns a copy of the transfer service's configuration, whose type is containerd's own secret, in which at
-// least n layers may be unpacked at once. It is no copy by way of TOML, in which an empty list and none are one.
+// least n layers may be unpacked at once, n if an operator set nothing. It is no copy by way of TOML, in which an empty list and none are one.
 func withUnpacks(config any, n int) (any, error) {
 	from := reflect.ValueOf(config)
 	changed := reflect.New(from.Type().Elem())
 	changed.Elem().Set(from.Elem())
+	unpacks, err := unpacksOf(config)
+	if err == nil && (unpacks < n || unpacks == unlimited) {
+		err = toml.Unmarshal(fmt.Appendf(nil, "max_concurrent_unpacks = %d", n), changed.Interface())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("copy the transfer service's stanza: %w", err)
+	}
+	return changed.Interface(), nil
+}
+
+func unpacksOf(config any) (int, error) {
 	var set struct {
 		Unpacks int `toml:"max_concurrent_unpacks"`
 	}
@@ -100,11 +111,34 @@ func withUnpacks(config any, n int) (any, error) {
 	if err == nil {
 		err = toml.Unmarshal(text, &set)
 	}
-	if err == nil && set.Unpacks < n {
-		err = toml.Unmarshal(fmt.Appendf(nil, "max_concurrent_unpacks = %d", n), changed.Interface())
+	return set.Unpacks, err
+}
+
+// unsetUnpacks makes the default of max_concurrent_unpacks 0, where containerd's is 1. To containerd both are one layer at a
+// time, so that a stanza that is left behind means to stock what it did; to us an operator's 1 is not the default.
+func unsetUnpacks(config any) error {
+	return toml.Unmarshal([]byte("max_concurrent_unpacks = 0"), config)
+}
+
+// mostUnpacks is how many layers of a pull are unpacked at once at most, unless an operator says otherwise: a disk has little
+// more to give.
+const mostUnpacks = 4
+
+// unlimited is a max_concurrent_unpacks that nobody waits for.
+const unlimited = 1 << 30
+
+// setUnpacks has the transfer service unpack layers as they come, and returns how many of one pull may be at once: one for
+// each core, [mostUnpacks] at most. What an operator set stays, and 0 is returned.
+func setUnpacks(config any, cores int) (int, error) {
+	unpacks, err := unpacksOf(config)
+	if err == nil && unpacks != 0 || cores == 1 {
+		return 0, err
+	}
+	if err == nil {
+		err = toml.Unmarshal(fmt.Appendf(nil, "max_concurrent_unpacks = %d", unlimited), config)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("copy the transfer service's stanza: %w", err)
+		return 0, fmt.Errorf("change the transfer service's stanza: %w", err)
 	}
-	return changed.Interface(), nil
+	return min(cores, mostUnpacks), nil
 }

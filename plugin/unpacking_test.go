@@ -99,6 +99,9 @@ func TestUnpacking(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ic, init := transferContext(t, tt.stanza, []string{"blockfile", "native", "overlayfs"}, []string{"stargz", "soci"})
+			if err := unsetUnpacks(ic.Config); err != nil {
+				t.Fatal(err)
+			}
 			var last any
 			instance, err := routeTransfers(ic, func(ic *plugin.InitContext) (any, error) {
 				last = ic.Config
@@ -123,8 +126,8 @@ func TestUnpacking(t *testing.T) {
 			if got := snapshottersOf(t, last); !slices.Equal(got, tt.want) {
 				t.Errorf("got bundles unpacked for %q, want %q", got, tt.want)
 			}
-			if got, before := unpacksOf(t, last), unpacksOf(t, ic.Config); got != "7" || before != "1" {
-				t.Errorf("got %s layers unpacked at once of bundles, %s of pulls, want 7 and 1", got, before)
+			if got := unpacksIn(t, last); got != "7" {
+				t.Errorf("got %s layers of bundles unpacked at once, want 7", got)
 			}
 		})
 	}
@@ -143,6 +146,40 @@ func TestUnpackingWithoutDefault(t *testing.T) {
 	}
 }
 
+// How many layers of a pull are unpacked at once, by what the operator says and how many cores there are.
+func TestUnpacksOfPulls(t *testing.T) {
+	for _, tt := range []struct {
+		stanza string
+		cores  int
+		want   int    // by us
+		left   string // to containerd
+	}{
+		{"", 1, 0, "0"}, // one at a time
+		{"", 2, 2, "1073741824"},
+		{"", 4, 4, "1073741824"},
+		{"", 64, 4, "1073741824"},
+		{"max_concurrent_downloads = 9\n", 3, 3, "1073741824"},
+		{"max_concurrent_unpacks = 0\n", 3, 3, "1073741824"},
+		{"max_concurrent_unpacks = 1\n", 8, 0, "1"},
+		{"max_concurrent_unpacks = 7\n", 2, 0, "7"},
+	} {
+		ic, _ := transferContext(t, "", []string{"overlayfs"}, nil)
+		if err := unsetUnpacks(ic.Config); err != nil {
+			t.Fatal(err)
+		}
+		if got := unpacksIn(t, ic.Config); got != "0" {
+			t.Errorf("got %s as the default, want 0", got)
+		}
+		if err := toml.Unmarshal([]byte(tt.stanza), ic.Config); err != nil {
+			t.Fatal(err)
+		}
+		got, err := setUnpacks(ic.Config, tt.cores)
+		if left := unpacksIn(t, ic.Config); err != nil || got != tt.want || left != tt.left {
+			t.Errorf("%q on %d cores: got %d at once, %v, and %s for containerd, want %d and %s", tt.stanza, tt.cores, got, err, left, tt.want, tt.left)
+		}
+	}
+}
+
 func snapshottersOf(t *testing.T, config any) (names []string) {
 	t.Helper()
 	for _, match := range regexp.MustCompile(`(?m)^snapshotter = '(.*)'$`).FindAllStringSubmatch(marshalled(t, config), -1) {
@@ -151,7 +188,7 @@ func snapshottersOf(t *testing.T, config any) (names []string) {
 	return names
 }
 
-func unpacksOf(t *testing.T, config any) string {
+func unpacksIn(t *testing.T, config any) string {
 	t.Helper()
 	return regexp.MustCompile(`(?m)^max_concurrent_unpacks = (\d+)$`).FindStringSubmatch(marshalled(t, config))[1]
 }

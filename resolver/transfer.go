@@ -49,6 +49,8 @@ type Transferrer struct {
 	// IsLazy reports whether a snapshotter fetches layers itself, from the host that the image's name says. Pulls along rules
 	// are refused for one that does. "" asks about what a client gets that names none. It may be nil.
 	IsLazy func(snapshotter string) bool
+	// Unpacks is how many layers of one pull are unpacked at once, 0 if Inner limits that itself. See [AcquireUnpack].
+	Unpacks int
 	// Boot names the boot of the machine, which no client outlives; "" if it is not known.
 	Boot string
 	// KeepLabels are labels of an image that stay when the same image is stored again under the same name.
@@ -86,7 +88,7 @@ func (t *Transferrer) Transfer(ctx context.Context, src, dst any, opts ...transf
 	}
 	defer done()
 	p := &pull{t: t, routes: routes, client: reg, storer: storer, opts: opts}
-	if err := p.run(leased); err != nil {
+	if err := p.run(limitUnpacks(leased, t.Unpacks)); err != nil {
 		return err
 	}
 	return p.keep(ctx)
