@@ -148,14 +148,10 @@ func (l *loader) readFile(path string) {
 		l.problems = append(l.problems, strict.Problem{File: path, Text: err.Error()})
 		return
 	}
-	l.read(strict.ParseFile(path, text, &l.problems))
+	l.read(l.parse(path, text))
 }
 
 func read(path string) ([]byte, error) {
-	switch filepath.Ext(path) {
-	case ".yaml", ".yml":
-		return nil, errors.New("a cloud-config is not read by this version; write the same as TOML")
-	}
 	text, err := strict.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, errors.New("no such file; pulls are refused until it appears")

@@ -9,6 +9,7 @@
 package strict
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,7 +17,7 @@ import (
 	"time"
 )
 
-// Table reads the keys of one TOML table, and notes a problem for each that it does not understand.
+// Table reads the keys of one TOML table, or of one YAML mapping, and notes a problem for each that it does not understand.
 type Table struct {
 	doc    *document
 	path   string
@@ -153,11 +154,42 @@ func (t *Table) Pairs(key string) map[string]string {
 	return pairs
 }
 
+// Table returns the table of a key, an empty one if none is written.
+func (t *Table) Table(key string) *Table {
+	values, _ := value[map[string]any](t, key, "a table, which has keys of its own")
+	return &Table{doc: t.doc, path: t.key(key), values: values}
+}
+
+// Keys returns the keys that are written, in the order of their lines.
+func (t *Table) Keys() []string {
+	return slices.SortedFunc(maps.Keys(t.values), func(a, b string) int {
+		return cmp.Or(t.Line(a)-t.Line(b), strings.Compare(a, b))
+	})
+}
+
+// IsText, IsTruth and IsNull report of what type the value of a key is, where more than one is accepted. Null is what YAML
+// has for nothing.
+func (t *Table) IsText(key string) bool  { _, ok := t.values[key].(string); return ok }
+func (t *Table) IsTruth(key string) bool { _, ok := t.values[key].(bool); return ok }
+func (t *Table) IsNull(key string) bool  { _, ok := t.values[key].(null); return ok }
+
 // Known notes keys that are read elsewhere.
 func (t *Table) Known(keys ...string) { t.known = append(t.known, keys...) }
 
 // IsBad reports whether the value of a key has a wrong type, which was noted.
 func (t *Table) IsBad(key string) bool { return slices.Contains(t.bad, key) }
+
+// Line returns the line of a key, or of the closest table around it; 0 if it is not known.
+func (t *Table) Line(key string) int { return t.doc.line(t.key(key)) }
+
+// Path returns the path of a key, such as rules[2].from.
+func (t *Table) Path(key string) string { return t.key(key) }
+
+// About returns a remark on a key that is no mistake: a warning.
+func (t *Table) About(key, format string, args ...any) Problem {
+	key = t.key(key)
+	return Problem{t.doc.file(key), t.doc.line(key), t.doc.shown(key), fmt.Sprintf(format, args...)}
+}
 
 // Where returns the file and line of a key.
 func (t *Table) Where(key string) string {
@@ -170,7 +202,11 @@ func (t *Table) Where(key string) string {
 
 // Tables returns the tables of an array of tables.
 func (t *Table) Tables(key string) []*Table {
-	list, _ := value[[]any](t, key, "an array of tables, [["+key+"]]")
+	want := "an array of tables, [[" + key + "]]"
+	if t.doc.yaml {
+		want = "a list, whose elements have keys of their own"
+	}
+	list, _ := value[[]any](t, key, want)
 	tables := make([]*Table, 0, len(list))
 	for i, e := range list {
 		path := fmt.Sprintf("%s[%d]", t.key(key), i)
@@ -185,17 +221,22 @@ func (t *Table) Tables(key string) []*Table {
 }
 
 // Unknown notes the keys that were not asked for.
-func (t *Table) Unknown() {
+func (t *Table) Unknown() { *t.doc.problems = append(*t.doc.problems, t.NotAskedFor()...) }
+
+// NotAskedFor returns a problem for each key that was not asked for, and does not note it.
+func (t *Table) NotAskedFor() Problems {
+	var unknown Problems
 	for _, key := range slices.Sorted(maps.Keys(t.values)) {
 		if slices.Contains(t.known, key) {
 			continue
 		}
 		if near := closest(key, t.known); near != "" {
-			t.Problem(key, "unknown key; did you mean %q?", near)
+			unknown = append(unknown, t.About(key, "unknown key; did you mean %q?", near))
 		} else {
-			t.Problem(key, "unknown key; known are %s", joined(t.known))
+			unknown = append(unknown, t.About(key, "unknown key; known are %s", joined(t.known)))
 		}
 	}
+	return unknown
 }
 
 func joined(keys []string) string {
@@ -211,7 +252,11 @@ func joined(keys []string) string {
 }
 
 func typeName(v any) string {
-	switch v.(type) {
+	switch v := v.(type) {
+	case null:
+		return v.text()
+	case tooMuch:
+		return "too much"
 	case string:
 		return "text"
 	case bool:
