@@ -119,6 +119,7 @@ func (r *reader) targetOfAll() {
 	}
 	path := fmt.Sprintf("rules[%d]", len(r.rules))
 	r.stanza.Lines[path], r.stanza.Names[path] = r.stanza.Lines[r.all], r.stanza.Names[r.all]
+	r.stanza.Names[path+".from"], r.stanza.Names[path+".to"] = r.stanza.Names[r.all], r.stanza.Names[r.all]
 	r.rules = append(r.rules, map[string]any{"from": "*", "to": []any{r.allDomain}})
 }
 

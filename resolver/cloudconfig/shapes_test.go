@@ -149,6 +149,24 @@ username = "projectAdmin2"
 password = "***************"
 name = "security-images"
 `, []string{`8: stylus.externalRegistries.registries[0].certificates: is text where a list of texts belongs; all certificates in it are read`}},
+	{"targets under no registry, and a host misspelt", `stylus:
+  externalRegistries:
+    registries:
+    - domain: "10.10.254.254:8000/spectro-images"
+    registryMappingRules:
+      "us-docker.pkg.dev/palette-images": "example.registry.com/palette-images"
+      "grc.io/spectro-dev-public": "example.registry.com/palette-images"
+      "grc.io/spectro-images-public": "example.registry.com/palette-images"
+`, `
+registries = [{domain = "10.10.254.254:8000/spectro-images"}]
+rules = [{from = "us-docker.pkg.dev/palette-images", to = ["example.registry.com/palette-images"]},
+  {from = "grc.io/spectro-dev-public", to = ["example.registry.com/palette-images"]},
+  {from = "grc.io/spectro-images-public", to = ["example.registry.com/palette-images"]}]
+`, []string{
+		`7: stylus.externalRegistries.registryMappingRules.grc.io/spectro-dev-public: is for the host grc.io; was gcr.io meant?`,
+		`8: stylus.externalRegistries.registryMappingRules.grc.io/spectro-images-public: is for the host grc.io; was gcr.io meant?`,
+		`6: stylus.externalRegistries.registryMappingRules.us-docker.pkg.dev/palette-images: example.registry.com/palette-images is under no registry of the configuration: it is asked without a credential, and with the system's certificates`,
+	}},
 	{"rules alone", `stylus:
   managementMode: local
   externalRegistries:

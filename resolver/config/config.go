@@ -68,6 +68,7 @@ type loader struct {
 	problems strict.Problems
 	inStanza bool
 	defined  map[string]string // where each domain, from and setting was first seen
+	targets  []target
 }
 
 func newLoader() *loader { return &loader{defined: map[string]string{}} }
@@ -80,6 +81,7 @@ func (l *loader) finish() (Loaded, error) {
 		l.warn("no rule for *: references that no rule matches go to the first registry, %s; write a rule for * to say so, or to say otherwise", l.loaded.Registries[0].Domain)
 	}
 	l.warnCircles()
+	l.warnTargets()
 	return l.loaded, nil
 }
 
@@ -220,5 +222,11 @@ func (l *loader) rule(t *strict.Table) {
 	noteFields(t, err)
 	if err == nil && l.once(t, "from", "from "+rule.From, fmt.Sprintf("%q is ", rule.From)) {
 		l.loaded.Rules = append(l.loaded.Rules, rule)
+		l.warnFrom(t, rule.From)
+		for _, to := range rule.To {
+			if to != resolver.Source {
+				l.targets = append(l.targets, target{to, t})
+			}
+		}
 	}
 }
