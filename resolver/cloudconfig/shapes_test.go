@@ -23,6 +23,7 @@ import (
 
 	"github.com/berth-edge/berth/resolver"
 	"github.com/berth-edge/berth/resolver/config"
+	"github.com/berth-edge/berth/resolver/convert/converttest"
 )
 
 // Every shape that is published, and what is made of it: the configuration of a TOML file. A line that is PEM alone stands
@@ -301,6 +302,12 @@ func TestShapes(t *testing.T) {
 			}
 			if !slices.Equal(warnings, tt.warnings) {
 				t.Errorf("got warnings %q, want %q", warnings, tt.warnings)
+			}
+			if tt.toml == "" {
+				return // nothing to convert
+			}
+			if converted, result := converttest.RoundTrip(t, "user-data.yaml", withPEM(tt.yaml)); !reflect.DeepEqual(converted, want) {
+				t.Errorf("converted: got\n%+v\nwant\n%+v\nof\n%s", converted, want, result.TOML)
 			}
 		})
 	}
