@@ -102,7 +102,7 @@ func (r *yamlReader) value(n *yaml.Node, path string, depth int) any {
 }
 
 func (r *yamlReader) mapping(n *yaml.Node, path string, depth int) any {
-	values := map[string]any{}
+	values, again := map[string]any{}, map[string]bool{}
 	for _, p := range r.pairs(n, path, depth) {
 		if r.full {
 			break
@@ -123,7 +123,8 @@ func (r *yamlReader) mapping(n *yaml.Node, path string, depth int) any {
 		case !twice:
 			r.Lines[at] = p.key.Line
 			values[name] = r.value(p.value, at, depth+1)
-		case !p.merged:
+		case !p.merged && !again[name]:
+			again[name] = true
 			*r.problems = append(*r.problems, Problem{r.Name, p.key.Line, at, fmt.Sprintf("is already defined at %s:%d", r.Name, r.Lines[at])})
 		}
 	}

@@ -62,6 +62,7 @@ var yamlHints = []struct{ said, hint string }{
 	{"did not find expected", "a line that does not fit, here or in what begins here; keys of one table begin in the same column"},
 	{"unexpected end of stream", "a quote is not closed"},
 	{"unknown escape", "a \\ in double quotes that is no escape; write \\\\, or use single quotes"},
+	{"exceeded max depth", "nests too deep"},
 	{"control characters", "a control character; want text"},
 }
 
