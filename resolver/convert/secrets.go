@@ -25,7 +25,7 @@ func (s Secret) Write() error {
 	if err != nil {
 		return fmt.Errorf("write secret: %w", err)
 	}
-	defer os.Remove(f.Name()) // after the rename there is none
+	defer func() { _ = os.Remove(f.Name()) }() // after the rename there is none
 	_, err = f.WriteString(s.Value.Reveal() + "\n")
 	if err == nil {
 		err = f.Sync()
