@@ -62,22 +62,13 @@ func LoadFile(path string) (Loaded, error) {
 	return l.finish()
 }
 
-// Check reads a stanza that was translated from a file of another kind, as the only place of configuration. found is what was
-// found wrong with that file, nil for nothing. An error is [strict.Problems].
-func Check(s strict.Stanza, found strict.Problems) (Loaded, error) {
-	l := newLoader()
-	l.problems = slices.Clone(found)
-	l.read(s.Read(&l.problems))
-	return l.finish()
-}
-
 // loader collects registries and rules from every place.
 type loader struct {
 	loaded   Loaded
 	problems strict.Problems
+	targets  []target
 	inStanza bool
 	defined  map[string]string // where each domain, from and setting was first seen
-	targets  []target
 }
 
 func newLoader() *loader { return &loader{defined: map[string]string{}} }

@@ -5,11 +5,21 @@ package config
 
 import (
 	"path/filepath"
+	"slices"
 
 	"github.com/berth-edge/berth/resolver/cloudconfig"
 	"github.com/berth-edge/berth/resolver/k3s"
 	"github.com/berth-edge/berth/resolver/strict"
 )
+
+// Check reads a stanza that was translated from a file of another kind, as the only place of configuration. found is what was
+// found wrong with that file, nil for nothing. An error is [strict.Problems].
+func Check(s strict.Stanza, found strict.Problems) (Loaded, error) {
+	l := newLoader()
+	l.problems = slices.Clone(found)
+	l.read(s.Read(&l.problems))
+	return l.finish()
+}
 
 // parse returns the table of a file of ours: a cloud-config if its name ends in .yaml or .yml, else TOML.
 func (l *loader) parse(path string, text []byte) *strict.Table {
