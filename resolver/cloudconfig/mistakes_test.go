@@ -87,6 +87,10 @@ func TestMistakes(t *testing.T) {
 		{"a rule to a list", rules + "quay.io: [r.io]", []string{"4: stylus.externalRegistries.registryMappingRules.quay.io: is a list; want text in quotes"}},
 		{"C9", rules + "quay.io: main2", []string{`4: stylus.externalRegistries.registryMappingRules.quay.io: "main2" begins with "main2", which is no host`}},
 		{"B20", rules + "quay.io: r.io/Upper", []string{`4: stylus.externalRegistries.registryMappingRules.quay.io: "r.io/Upper" has upper-case letters`}},
+		{"a rule with a password", rules + "https://u:hunter2@quay.io/x: r.io", []string{"4: stylus.externalRegistries.registryMappingRules.***@quay.io/x: has an @ in its host"}},
+		{"a rule with a password, to nothing", rules + "u:hun.ter2:hunter2@quay.io: 5", []string{"4: stylus.externalRegistries.registryMappingRules.***@quay.io: is a number"}},
+		{"rules with a password, twice", rules + "u:hunter2@quay.io: r.io\n      u:hunter2@quay.io: r.io", []string{
+			"4: stylus.externalRegistries.registryMappingRules.***@quay.io: has an @ in its host", "5: stylus.externalRegistries.registryMappingRules.***@quay.io: is already defined at FILE:4"}},
 		{"rules as a list", rules + "- quay.io", []string{"3: stylus.externalRegistries.registryMappingRules: is a list; want a table"}},
 		{"a rule twice", rules + "quay.io: r.io\n      Quay.io/: s.io", []string{`5: stylus.externalRegistries.registryMappingRules.Quay.io/: "quay.io" is already defined at FILE:4`}},
 		{"a rule twice, on two levels", rules + "quay.io: r.io\n  registryMappingRules: {quay.io: r.io}", []string{`5: stylus.registryMappingRules.quay.io: "quay.io" is already defined at FILE:4`}},

@@ -26,7 +26,7 @@ func (r *reader) config(configs *strict.Table, host string) {
 	}
 	domain, err := hostOf(host)
 	if err != nil {
-		r.lost(configs, host, "%q %v", host, err)
+		r.lost(configs, host, "%v", err)
 		return
 	}
 	if auth == nil && tls == nil {

@@ -16,6 +16,7 @@
 package k3s
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -139,7 +140,7 @@ func (r *reader) rule(from string, to []any, t *strict.Table, key string) {
 func hostOf(s string) (string, error) {
 	p, err := resolver.ParsePrefix(s)
 	if err == nil && strings.Contains(string(p), "/") {
-		err = fmt.Errorf("is no host, since it has a path")
+		err = errors.New("it is no host, since it has a path")
 	}
 	return string(p), err
 }

@@ -197,6 +197,7 @@ configs:
     tls: {insecure_skip_verify: true}
   registry/x: {auth: {username: u, password: p}}
   r.example.com: {auth: {username: u, password: p, passwort: x}, tsl: {ca_file: /x}}
+  u:hunter2@s.example.com: {auth: {username: u}}
   R.example.com: {auth: {username: v, password: p}}
 auths: {}
 `, `
@@ -205,16 +206,17 @@ rules = [{from = "*", to = ["source"]}]
 `, []string{
 		"2: mirrors.docker.io: is not carried over: it has no endpoint, which asks k3s for its embedded registry mirror",
 		"3: mirrors.*: is not carried over: it has no endpoint",
-		`4: mirrors.not a host: is not carried over: "not a host" begins with "not a host"`,
-		"5: mirrors.docker.io/rancher: is not carried over: \"docker.io/rancher\" is no host, since it has a path",
+		`4: mirrors.not a host: is not carried over: begins with "not a host"`,
+		"5: mirrors.docker.io/rancher: is not carried over: it is no host, since it has a path",
 		`6: mirrors.quay.io.override: unknown key; known are endpoint, rewrite; k3s ignores it`,
 		`7: mirrors.ghcr.io: is not carried over: it has no endpoint`,
 		"9: configs.*: is not carried over: there is no registry that stands for every host",
-		`11: configs.registry/x: is not carried over: "registry/x" begins with "registry", which is no host`,
+		`11: configs.registry/x: is not carried over: begins with "registry", which is no host`,
 		`12: configs.r.example.com.tsl: unknown key; did you mean "tls"?; k3s ignores it`,
 		`12: configs.r.example.com.auth.passwort: unknown key; did you mean "password"?; k3s ignores it`,
-		"13: configs.R.example.com: is not carried over: there is an entry for the same registry already",
-		`14: auths: unknown key; known are configs, mirrors; k3s ignores it`,
+		"13: configs.***@s.example.com: is not carried over: has an @ in its host",
+		"14: configs.R.example.com: is not carried over: there is an entry for the same registry already",
+		`15: auths: unknown key; known are configs, mirrors; k3s ignores it`,
 	}},
 	{"nothing", "mirrors:\nconfigs:\n", "", nil},
 }

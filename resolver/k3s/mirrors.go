@@ -30,7 +30,7 @@ func (r *reader) mirror(mirrors *strict.Table, host string) {
 	if host != "*" {
 		var err error
 		if from, err = hostOf(host); err != nil {
-			r.lost(mirrors, host, "%q %v", host, err)
+			r.lost(mirrors, host, "%v", err)
 			return
 		}
 	}

@@ -51,10 +51,23 @@ func (d *document) problem(key, format string, args ...any) {
 func (d *document) shown(key string) string {
 	for path := key; path != ""; path = around(path) {
 		if name, ok := d.Names[path]; ok {
-			return name + key[len(path):]
+			return withoutUser(name + key[len(path):])
 		}
 	}
-	return key
+	return withoutUser(key)
+}
+
+// withoutUser hides a user and a password in a key: where keys are prefixes, one may be written as a URL.
+func withoutUser(key string) string {
+	at := strings.LastIndexByte(key, '@')
+	if at < 0 || strings.HasPrefix(key[at:], "@sha") {
+		return key
+	}
+	user := key[:at]
+	if colon := strings.IndexByte(user, ':'); colon >= 0 {
+		user = user[:colon]
+	}
+	return key[:strings.LastIndexByte(user, '.')+1] + "***" + key[at:]
 }
 
 // around returns the path of the table around key, "" for none.

@@ -115,7 +115,7 @@ func (r *yamlReader) mapping(n *yaml.Node, path string, depth int) any {
 		switch {
 		case p.key.Kind != yaml.ScalarNode:
 			if r.ours(path) && path != "" {
-				*r.problems = append(*r.problems, Problem{r.Name, p.key.Line, path, "has a key that is no text"})
+				*r.problems = append(*r.problems, Problem{r.Name, p.key.Line, r.shown(path), "has a key that is no text"})
 			}
 		case !r.ours(at):
 			values[name] = others{}
@@ -125,7 +125,7 @@ func (r *yamlReader) mapping(n *yaml.Node, path string, depth int) any {
 			values[name] = r.value(p.value, at, depth+1)
 		case !p.merged && !again[name]:
 			again[name] = true
-			*r.problems = append(*r.problems, Problem{r.Name, p.key.Line, at, fmt.Sprintf("is already defined at %s:%d", r.Name, r.Lines[at])})
+			*r.problems = append(*r.problems, Problem{r.Name, p.key.Line, r.shown(at), fmt.Sprintf("is already defined at %s:%d", r.Name, r.Lines[at])})
 		}
 	}
 	return values
