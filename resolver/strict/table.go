@@ -9,7 +9,6 @@
 package strict
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -159,19 +158,6 @@ func (t *Table) Table(key string) *Table {
 	values, _ := value[map[string]any](t, key, "a table, which has keys of its own")
 	return &Table{doc: t.doc, path: t.key(key), values: values}
 }
-
-// Keys returns the keys that are written, in the order of their lines.
-func (t *Table) Keys() []string {
-	return slices.SortedFunc(maps.Keys(t.values), func(a, b string) int {
-		return cmp.Or(t.Line(a)-t.Line(b), strings.Compare(a, b))
-	})
-}
-
-// IsText, IsTruth and IsNull report of what type the value of a key is, where more than one is accepted. Null is what YAML
-// has for nothing.
-func (t *Table) IsText(key string) bool  { _, ok := t.values[key].(string); return ok }
-func (t *Table) IsTruth(key string) bool { _, ok := t.values[key].(bool); return ok }
-func (t *Table) IsNull(key string) bool  { _, ok := t.values[key].(null); return ok }
 
 // Known notes keys that are read elsewhere.
 func (t *Table) Known(keys ...string) { t.known = append(t.known, keys...) }

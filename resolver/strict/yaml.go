@@ -4,10 +4,12 @@
 package strict
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -193,3 +195,16 @@ func scalar(n *yaml.Node) any {
 	}
 	return nil
 }
+
+// Keys returns the keys that are written, in the order of their lines.
+func (t *Table) Keys() []string {
+	return slices.SortedFunc(maps.Keys(t.values), func(a, b string) int {
+		return cmp.Or(t.Line(a)-t.Line(b), strings.Compare(a, b))
+	})
+}
+
+// IsText, IsTruth and IsNull report of what type the value of a key is, where more than one is accepted. Null is what YAML
+// has for nothing.
+func (t *Table) IsText(key string) bool  { _, ok := t.values[key].(string); return ok }
+func (t *Table) IsTruth(key string) bool { _, ok := t.values[key].(bool); return ok }
+func (t *Table) IsNull(key string) bool  { _, ok := t.values[key].(null); return ok }
