@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/berth-edge/berth/resolver"
@@ -46,11 +47,11 @@ func RoundTrip(t testing.TB, file, text string) (resolver.Config, convert.Result
 		if source.PasswordFile == "" {
 			continue
 		}
-		c, err := source.Credential(t.Context())
+		password, err := os.ReadFile(source.PasswordFile)
 		if err != nil {
 			t.Fatal(err)
 		}
-		*source = credential.Source{Username: c.Username, Password: c.Password}
+		source.Password, source.PasswordFile = credential.Secret(strings.TrimSuffix(string(password), "\n")), ""
 	}
 	return loaded.Config, result
 }
