@@ -284,7 +284,7 @@ func (p *pull) try(ctx context.Context, route Route, target Target) attempt {
 		p.pulled = src.resolved
 	}
 	record(ctx, provenance{
-		ref: route.Ref, kind: target.Kind, registry: target.Domain(), pulledAs: target.Pull.String(),
+		ref: route.Ref, kind: target.Kind, registry: target.Domain(), name: target.Name(), pulledAs: target.Pull.String(),
 		rule: route.Rule, source: src, took: time.Since(start),
 	}, err)
 	return attempt{target: target, source: src, err: err}

@@ -91,6 +91,7 @@ func (l *loader) roots(before Loaded) {
 type loader struct {
 	loaded   Loaded
 	problems strict.Problems
+	targets  []target
 	inStanza bool
 	inForce  bool              // it is to be gone by, so that others may not write it
 	defined  map[string]string // where each domain, from and setting was first seen
@@ -110,6 +111,7 @@ func (l *loader) finish() (Loaded, error) {
 		l.warn("no rule for *: references that no rule matches go to the first registry, %s; write a rule for * to say so, or to say otherwise", l.loaded.Registries[0].Domain)
 	}
 	l.warnCircles()
+	l.warnTargets()
 	return l.loaded, nil
 }
 
@@ -181,14 +183,10 @@ func (l *loader) file(path string) {
 		l.problems = append(l.problems, strict.Problem{File: path, Text: err.Error()})
 		return
 	}
-	l.table(strict.ParseFile(path, text, &l.problems))
+	l.table(l.parse(path, text))
 }
 
 func (l *loader) read(path string) ([]byte, error) {
-	switch filepath.Ext(path) {
-	case ".yaml", ".yml":
-		return nil, errors.New("a cloud-config is not read by this version; write the same as TOML")
-	}
 	text, err := l.content(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -267,5 +265,11 @@ func (l *loader) rule(t *strict.Table) {
 	noteFields(t, err)
 	if err == nil && l.once(t, "from", "from "+rule.From, fmt.Sprintf("%q is ", rule.From)) {
 		l.loaded.Rules = append(l.loaded.Rules, rule)
+		l.warnFrom(t, rule.From)
+		for _, to := range rule.To {
+			if to != resolver.Source {
+				l.targets = append(l.targets, target{to, t})
+			}
+		}
 	}
 }

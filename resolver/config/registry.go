@@ -29,6 +29,7 @@ func (l *loader) registry(t *strict.Table) {
 	}
 	r := resolver.Registry{
 		Domain:     domain,
+		Name:       t.Text("name"),
 		Credential: l.credential(t),
 		Endpoint: endpoint.Options{
 			Certificates:      t.Texts("certificates"),
