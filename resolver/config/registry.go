@@ -25,7 +25,7 @@ func (l *loader) registry(t *strict.Table) {
 	if err != nil {
 		noteFields(t, &resolver.FieldError{Key: "domain", Value: text, Err: err})
 	} else {
-		l.once(t, "domain", "domain "+string(domain), fmt.Sprintf("%q is ", domain))
+		l.once(t, "domain", "domain", string(domain))
 	}
 	r := resolver.Registry{
 		Domain:     domain,

@@ -36,6 +36,7 @@ type document struct {
 	Stanza
 	problems *Problems
 	yaml     bool
+	text     []byte // of a TOML file, whose lines are counted when one is asked for; nil once they are
 }
 
 // Read returns the table of a stanza. What is wrong with it is added to problems.
@@ -85,6 +86,9 @@ func (d *document) file(key string) string {
 
 // line returns the line of key, or of the closest table around it.
 func (d *document) line(key string) int {
+	if d.text != nil {
+		d.Lines, d.text = Lines(d.text), nil
+	}
 	for key != "" {
 		if line, ok := d.Lines[key]; ok {
 			return line
@@ -152,7 +156,7 @@ func (d *document) parse(text []byte) {
 		d.problem("", "TOML syntax: %v", err)
 		return
 	}
-	d.Lines = Lines(text)
+	d.text = text
 }
 
 // Syntax returns the mistake that keeps text, the content of a TOML file, from being parsed; nil if there is none.
