@@ -198,39 +198,53 @@ func initError(t *testing.T, d *daemon.Daemon, uri string) string {
 	return ""
 }
 
-// TestLocalPullUnconfigured has the same settings with nothing configured: CRI is stock's. Rules that appear later are
-// not in force for it, which is said loudly.
+// TestLocalPullUnconfigured has the same settings with nothing configured: CRI is stock's. Once rules appear, CRI's pulls
+// are refused, of images and of a pod's own, and nothing is asked of a mirror or of the host of the name; ctr goes along the rules.
 func TestLocalPullUnconfigured(t *testing.T) {
 	daemon.RequireRoot(t)
-	r := registry.Start(t, registry.Options{Plain: true})
-	image.Small("linux/amd64", 82).Push(t, r, "a:1")
+	const pause = "registry.test/pause:3.10"
+	mirror := registry.Start(t, registry.Options{Plain: true})
+	external := registry.Start(t, registry.Options{})
+	for _, name := range []string{"a:1", "b:1"} {
+		img := image.Small("linux/amd64", 82)
+		img.Push(t, mirror, name)
+		img.Push(t, external, "edge/registry.test/"+name)
+	}
 	for _, tc := range refusedSettings {
 		t.Run(tc.key, func(t *testing.T) {
-			setting := strings.ReplaceAll(fmt.Sprintf(tc.setting, criImages), "HOST", r.Host())
-			n := startNode(t, "", daemon.Options{CRI: true, Config: criSetting(setting)})
+			setting := strings.ReplaceAll(fmt.Sprintf(tc.setting, criImages), "HOST", mirror.Host())
+			hosts := map[string]string{"registry.test": "127.0.0.1"} // where nothing listens on 443
+			n := startNode(t, "", daemon.Options{CRI: true, Config: criSetting(setting), Hosts: hosts, Pause: pause})
 			_, problems, code := berth(t, "config", "check", "--config", n.ConfigFile())
 			if code != 0 || !strings.Contains(problems, "warning: plugins.") {
 				t.Errorf("got config check %d\n%s\nwant 0 and a warning", code, problems)
 			}
+			err := pullCRI(t, n.Daemon, "registry.test/a:1")
+			if tc.key == "registry.mirrors" && err != nil {
+				t.Errorf("got %v without rules, want the mirror's", err)
+			}
 			if tc.key != "registry.mirrors" {
-				return
+				wantError(t, err, "connection refused")
 			}
-			r.Log.Reset()
-			if err := pullCRI(t, n.Daemon, "registry.test/a:1"); err != nil {
-				t.Error(err)
-			}
-			if len(r.Log.Match("GET", "/v2/a/blobs/*")) == 0 {
-				t.Errorf("got no blob of the mirror:\n%s", r.Log.Lines())
-			}
-			n.configure(t, "registry.toml", entry(t, r, "edge"))
+			mirror.Log.Reset()
+			n.configure(t, "registry.toml", entry(t, external, "edge"))
 			time.Sleep(300 * time.Millisecond) // how often a daemon without rules looks for some
-			wantError(t, pullCtr(t, n.Daemon, "registry.test/b:1"), "/edge/registry.test/b:1")
-			if got := n.Log.Lines("level=error", "CRI pulls past the rules", "restart containerd"); len(got) == 0 {
-				t.Error("got no line that CRI pulls past the rules")
+			const want = "pulls of CRI are refused: rules came into force after containerd started"
+			wantError(t, pullCRI(t, n.Daemon, "registry.test/b:1"), want, "restart containerd")
+			_, err = n.RunPod(t, "pod")
+			wantError(t, err, want)
+			if got := mirror.Log.Lines(); len(got) != 0 {
+				t.Errorf("got requests to the mirror, want none:\n%s", got)
+			}
+			if err := pullCtr(t, n.Daemon, "registry.test/b:1"); err != nil {
+				t.Errorf("ctr: %v", err)
+			}
+			if got := n.Log.Lines("level=error", want); len(got) == 0 {
+				t.Error("got no line that pulls of CRI are refused")
 			}
 			out, _, code := berth(t, "status", "--address", n.Address)
-			if code != 1 || !strings.Contains(out, "CRI PULLS PAST THE RULES") {
-				t.Errorf("got status %d\n%s\nwant 1 and that CRI pulls past the rules", code, out)
+			if code != 1 || !strings.Contains(out, "PULLS OF CRI ARE REFUSED") {
+				t.Errorf("got status %d\n%s\nwant 1 and that pulls of CRI are refused", code, out)
 			}
 		})
 	}

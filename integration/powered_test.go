@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-edge/berth/integration/binaries"
@@ -197,7 +198,20 @@ func (p *powered) newDaemon(t *testing.T, root string) *daemon.Daemon {
     to = [%[1]q]
 `, p.registry.Host(), p.registry.CA.File(t))
 	}
-	return daemon.New(t, daemon.Options{Binary: p.binary, Root: root, CRI: true, Level: "info", Config: config})
+	return daemon.New(t, daemon.Options{Binary: p.binary, Root: root, CRI: true, Level: "info", Config: config, Setup: boot(t)})
+}
+
+// boot has each start of a daemon be one after a boot of the machine, as it is when power was cut.
+func boot(t *testing.T) func() error {
+	file := filepath.Join(t.TempDir(), "boot_id")
+	boots := 0
+	return func() error {
+		boots++
+		if err := os.WriteFile(file, fmt.Appendf(nil, "00000000-0000-4000-8000-%012d\n", boots), 0o444); err != nil {
+			return err
+		}
+		return unix.Mount(file, "/proc/sys/kernel/random/boot_id", "", unix.MS_BIND, "")
+	}
 }
 
 // cutAfterPulls starts pulls that do not end, does others, and cuts the power as soon as those have returned. Nothing

@@ -197,3 +197,23 @@ func TestRootOfStock(t *testing.T) {
 	}
 	pod.Remove(t)
 }
+
+// TestUnpackNothing has a transfer service that is to unpack nothing: a pull that wants layers unpacked is refused, with
+// rules as by stock.
+func TestUnpackNothing(t *testing.T) {
+	daemon.RequireRoot(t)
+	r := registry.Start(t, registry.Options{})
+	for _, path := range []string{"", "edge/registry.test/"} {
+		image.Small("linux/amd64", 61).Push(t, r, path+"a:1")
+	}
+	hosts := t.TempDir()
+	registry.WriteHosts(t, hosts, "registry.test", r.Mirror(t))
+	opts := daemon.Options{Config: "version = 3\n[plugins.\"io.containerd.transfer.v1.local\"]\nunpack_config = []\n"}
+	stock := opts
+	stock.Binary = binaries.Path(t, binaries.Stock)
+	for name, d := range map[string]*daemon.Daemon{"stock": daemon.Start(t, stock), "ours": startNode(t, entry(t, r, "edge"), opts).Daemon} {
+		t.Run(name, func(t *testing.T) {
+			wantError(t, pullCtrWith("--hosts-dir", hosts)(t, d, "registry.test/a:1"), "no unpack platforms defined")
+		})
+	}
+}

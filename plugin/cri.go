@@ -14,7 +14,8 @@ import (
 	"github.com/berth-edge/berth/plugin/localpull"
 )
 
-// keepCRIOnRoutes takes over the settings that would make CRI pull past the transfer service, or refuses CRI.
+// keepCRIOnRoutes takes over the settings that would make CRI pull past the transfer service, or refuses CRI. Without rules
+// CRI keeps those that have no equivalent, and is as stock's until there are rules: see [gated].
 func keepCRIOnRoutes(ic *plugin.InitContext, inner initFn) (any, error) {
 	r, err := resolverOf(ic)
 	if err != nil {
@@ -45,6 +46,9 @@ func keepCRIOnRoutes(ic *plugin.InitContext, inner initFn) (any, error) {
 	if len(refused) > 0 {
 		for _, err := range refused {
 			log.G(ic.Context).WithError(err).Warn("no rules are configured, so this is left as it is; with rules CRI would be refused")
+		}
+		if ic, err = gated(ic, r); err != nil {
+			return nil, err
 		}
 		return inner(ic)
 	}

@@ -27,10 +27,11 @@ type decoration struct {
 	uri      string
 	requires []plugin.Type
 	wrap     func(*plugin.InitContext, initFn) (any, error)
+	defaults func(config any) error // changes its default configuration, if it has one; nil changes nothing
 }
 
 var decorations = []decoration{
-	{uri: "io.containerd.transfer.v1.local", requires: []plugin.Type{ResolverPlugin}, wrap: routeTransfers},
+	{uri: "io.containerd.transfer.v1.local", requires: []plugin.Type{ResolverPlugin}, wrap: routeTransfers, defaults: unsetUnpacks},
 	{uri: "io.containerd.cri.v1.images", requires: []plugin.Type{ResolverPlugin}, wrap: keepCRIOnRoutes},
 	{uri: "io.containerd.differ.v1.walking", wrap: syncApplies},
 	{uri: "io.containerd.differ.v1.erofs", wrap: syncApplies},
@@ -44,6 +45,11 @@ func Decorate() error {
 		r, err := registration(d.uri)
 		if err != nil {
 			return err
+		}
+		if d.defaults != nil && r.Config != nil {
+			if err := d.defaults(r.Config); err != nil {
+				return fmt.Errorf("decorate %s: %w", d.uri, err)
+			}
 		}
 		inner := r.InitFn
 		r.Requires = append(r.Requires[:len(r.Requires):len(r.Requires)], d.requires...)

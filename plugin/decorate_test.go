@@ -4,6 +4,7 @@
 package plugin
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
 	"reflect"
@@ -11,8 +12,12 @@ import (
 	"strings"
 	"testing"
 
+	introspectionapi "github.com/containerd/containerd/api/services/introspection/v1"
+	"github.com/containerd/containerd/v2/core/introspection"
 	"github.com/containerd/containerd/v2/plugins"
 	_ "github.com/containerd/containerd/v2/plugins/cri/images"
+	"github.com/containerd/containerd/v2/plugins/services"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 	"github.com/pelletier/go-toml/v2"
@@ -104,10 +109,23 @@ func TestDecorateRefuses(t *testing.T) {
 	}
 }
 
+// introspected is containerd's introspection service, which a pull of CRI's own asks.
+type introspected struct{ introspection.Service }
+
+func (introspected) Plugins(context.Context, ...string) (*introspectionapi.PluginsResponse, error) {
+	return &introspectionapi.PluginsResponse{}, nil
+}
+
 // criContext is the context of CRI's InitFn with settings in CRI's own configuration, beside a resolver, or none.
 func criContext(t *testing.T, r *Resolver, settings string) *plugin.InitContext {
 	t.Helper()
 	set := plugin.NewPluginSet()
+	registered := plugin.Registration{
+		Type: plugins.ServicePlugin, ID: services.IntrospectionService, InitFn: func(*plugin.InitContext) (any, error) { return introspected{}, nil },
+	}
+	if err := set.Add(registered.Init(plugin.NewContext(t.Context(), set, nil))); err != nil {
+		t.Fatal(err)
+	}
 	if r != nil {
 		registration := plugin.Registration{Type: ResolverPlugin, ID: ResolverID, InitFn: func(*plugin.InitContext) (any, error) { return r, nil }}
 		if err := set.Add(registration.Init(plugin.NewContext(t.Context(), set, nil))); err != nil {
@@ -158,7 +176,7 @@ func TestCRIIsTakenOver(t *testing.T) {
 	if !r.Discard.Load() || ic.Meta.Exports["DiscardUnpackedLayers"] != "true" {
 		t.Errorf("got discard %t, exports %v, want layers discarded", r.Discard.Load(), ic.Meta.Exports)
 	}
-	if s := r.status(); len(s.Cri) != 5 || s.CriPastRules {
+	if s := r.status(); len(s.Cri) != 5 || s.CriRefused {
 		t.Errorf("got status %v, want five settings taken over", s)
 	}
 }
@@ -182,23 +200,59 @@ func TestCRIIsRefused(t *testing.T) {
 	}
 }
 
-// Without rules CRI's mirrors are left alone; rules that come later do not reach CRI, and the status says so.
+// Without rules CRI's mirrors are left alone, and its own pull works. Once there are rules, or a mistake in them, that pull
+// is refused, which the status says.
 func TestCRIWithoutRules(t *testing.T) {
-	dir := t.TempDir()
-	r, ctx, logged := newResolver(t, filepath.Join(dir, "*.toml"))
-	left, err := initCRI(t, criContext(t, r, "use_local_image_pull = true\n[registry.mirrors.\"docker.io\"]\nendpoint = [\"https://m.io\"]\n"))
-	if err != nil || !left.UseLocalImagePull || len(left.Registry.Mirrors) != 1 {
-		t.Fatalf("got CRI started with %+v, %v, want its settings as they were", left, err)
+	for _, tt := range []struct{ name, rules, want string }{
+		{"rules", goodRules, "pulls of CRI are refused: rules came into force after containerd started"},
+		{"mistake", "[[rules]\n", "pulls of CRI are refused, since Berth's configuration cannot be used"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			r, _, logged := newResolver(t, filepath.Join(dir, "*.toml"))
+			ic := criContext(t, r, "use_local_image_pull = true\n[registry.mirrors.\"docker.io\"]\nendpoint = [\"https://m.io\"]\n")
+			var pull introspection.Service
+			_, err := keepCRIOnRoutes(ic, func(inner *plugin.InitContext) (any, error) {
+				left, err := localpull.Read(inner.Config)
+				if err != nil || !left.UseLocalImagePull || len(left.Registry.Mirrors) != 1 || inner.Meta != ic.Meta {
+					t.Errorf("got CRI started with %+v, %v, want its settings as they were", left, err)
+				}
+				if got, want := len(inner.GetAll()), len(ic.GetAll()); got != want {
+					t.Errorf("got %d plugins, want all %d", got, want)
+				}
+				instance, err := inner.GetByID(plugins.ServicePlugin, services.IntrospectionService)
+				pull, _ = instance.(introspection.Service)
+				return "CRI", err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := pull.Plugins(t.Context()); err != nil || r.status().CriRefused {
+				t.Errorf("got %v, refused %t without rules, want a pull", err, r.status().CriRefused)
+			}
+			writeFile(t, filepath.Join(dir, "berth.toml"), tt.rules)
+			if _, err := pull.Plugins(t.Context()); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v with rules, want %q", err, tt.want)
+			}
+			if s := r.status(); !s.CriRefused || logged.Len() == 0 {
+				t.Errorf("got status %v, log %q, want that pulls of CRI are refused", s, logged)
+			}
+		})
 	}
-	if s := r.status(); s.CriPastRules {
-		t.Errorf("got status %v, want no rules that CRI goes past", s)
-	}
-	writeFile(t, filepath.Join(dir, "berth.toml"), goodRules)
-	if _, err := r.Routes(ctx); err != nil {
+}
+
+// A containerd whose CRI cannot be gated does not start CRI that goes its own way.
+func TestCRIWithoutGate(t *testing.T) {
+	r, _, _ := newResolver(t, filepath.Join(t.TempDir(), "*.toml"))
+	ic := criContext(t, r, "[registry.mirrors.\"docker.io\"]\nendpoint = [\"https://m.io\"]\n")
+	set := plugin.NewPluginSet()
+	if err := set.Add(ic.Plugins().Get(ResolverPlugin, ResolverID)); err != nil {
 		t.Fatal(err)
 	}
-	if s := r.status(); !s.CriPastRules || !strings.Contains(logged.String(), "CRI pulls past the rules") {
-		t.Errorf("got status %v, log %q, want that CRI goes past the rules", s, logged)
+	bare := plugin.NewContext(t.Context(), set, nil)
+	bare.Config = ic.Config
+	if left, err := initCRI(t, bare); err == nil || left != nil {
+		t.Errorf("got CRI started with %+v, %v, want it refused", left, err)
 	}
 }
 

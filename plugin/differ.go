@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-edge/berth/loader/unpacked"
+	"github.com/berth-edge/berth/resolver"
 )
 
 // syncApplies makes a differ's Apply return only when what it unpacked is on disk. Its snapshot is committed after that,
@@ -47,8 +48,33 @@ type syncedDiffer struct{ differ }
 var _ differ = syncedDiffer{}
 
 // Apply implements [diff.Applier].
-func (d syncedDiffer) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, opts ...diff.ApplyOpt) (ocispec.Descriptor, error) {
-	fs, err := openWritten(mounts)
+func (d syncedDiffer) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, opts ...diff.ApplyOpt) (applied ocispec.Descriptor, err error) {
+	release, err := resolver.AcquireUnpack(ctx)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer release()
+	if len(mounts) != 1 || !isDevice(mounts[0].Source) {
+		return d.apply(ctx, desc, mounts, "", opts)
+	}
+	// No path of the mount lies on what it writes to. Mounted here too, it is one file system that both see.
+	mountErr := mount.WithTempMount(ctx, mounts, func(root string) error {
+		applied, err = d.apply(ctx, desc, mounts, root, opts)
+		return nil
+	})
+	if err == nil && mountErr != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("sync layer %s: %w", desc.Digest, mountErr)
+	}
+	return applied, err
+}
+
+// apply unpacks a layer and syncs what mounts write to, and the file system that is mounted at root unless that is "".
+func (d syncedDiffer) apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, root string, opts []diff.ApplyOpt) (ocispec.Descriptor, error) {
+	paths := writtenPaths(mounts)
+	if root != "" {
+		paths = []string{root}
+	}
+	fs, err := openWritten(paths)
 	defer fs.close()
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("sync layer %s: %w", desc.Digest, err)
@@ -62,7 +88,7 @@ func (d syncedDiffer) Apply(ctx context.Context, desc ocispec.Descriptor, mounts
 	if err := errors.Join(synced, mark(mounts), fs.sync()); err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("sync layer %s: %w", desc.Digest, err)
 	}
-	if isElsewhere(mounts) {
+	if root == "" && isElsewhere(mounts) {
 		unix.Sync()
 	}
 	return applied, nil
@@ -82,11 +108,11 @@ func mark(mounts []mount.Mount) error {
 // tells of write errors that happened since then: the kernel writes on its own, too.
 type fileSystems []*os.File
 
-// openWritten opens the file systems that a snapshot's mounts write to. With an error, too, the caller closes them.
-func openWritten(mounts []mount.Mount) (fileSystems, error) {
+// openWritten opens the file systems that paths are on. With an error, too, the caller closes them.
+func openWritten(paths []string) (fileSystems, error) {
 	var fs fileSystems
 	seen := map[uint64]bool{}
-	for _, path := range writtenPaths(mounts) {
+	for _, path := range paths {
 		f, err := os.Open(path)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
@@ -151,13 +177,17 @@ func (fs fileSystems) writeBack() (stop func() error) {
 	}
 }
 
-// isElsewhere reports whether mounts write to a file system that none of their paths lies on: one that is mounted from a
-// device, as the btrfs snapshotter does, or by a name that is no path, as that of ZFS does.
+// isElsewhere reports whether mounts write to a file system that none of their paths lies on, and that is not opened: one of
+// several mounts, of which one is from a device, or one by a name that is no path, as that of ZFS is. That is synced without
+// a word about errors.
 func isElsewhere(mounts []mount.Mount) bool {
-	return slices.ContainsFunc(mounts, func(m mount.Mount) bool {
-		info, err := os.Stat(m.Source)
-		return m.Type == "zfs" || err == nil && info.Mode()&os.ModeDevice != 0
-	})
+	return slices.ContainsFunc(mounts, func(m mount.Mount) bool { return m.Type == "zfs" || isDevice(m.Source) })
+}
+
+// isDevice reports whether a mount is from a device, as those of the btrfs and devmapper snapshotters are.
+func isDevice(source string) bool {
+	info, err := os.Stat(source)
+	return err == nil && info.Mode()&os.ModeDevice != 0
 }
 
 // writtenPaths are the paths on disk behind mounts: the upper directory of an overlay, the source of any other, and the

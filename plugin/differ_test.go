@@ -21,6 +21,7 @@ import (
 	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/plugin"
+	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
@@ -230,8 +231,52 @@ func TestApplyTellsOfWriteErrors(t *testing.T) {
 	}
 }
 
+// The same where the snapshot is mounted from a device, of which no path says what file system it is.
+func TestApplyToDeviceTellsOfWriteErrors(t *testing.T) {
+	t.Parallel()
+	requireMounts(t)
+	layer := mount.Mount{Type: "ext4", Source: attach(t, fullImage(t))}
+	d := syncedDiffer{unpacker{apply: func(ctx context.Context, _ ocispec.Descriptor, mounts []mount.Mount, _ ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+		return layerDesc, mount.WithTempMount(ctx, mounts, func(root string) error {
+			content := make([]byte, 16<<20)
+			_, _ = rand.Read(content)
+			_ = os.WriteFile(filepath.Join(root, "file"), content, 0o600) // the sync in the background may be faster
+			return nil
+		})
+	}}}
+	got, err := d.Apply(t.Context(), layerDesc, []mount.Mount{layer})
+	if err == nil || !strings.HasPrefix(err.Error(), "sync layer "+layerDesc.Digest.String()+": syncfs ") || got.Digest != "" {
+		t.Errorf("got %v, %v, want an error of syncfs", got, err)
+	}
+	mounted, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return m.Source != layer.Source, false })
+	if err != nil || len(mounted) > 0 {
+		t.Errorf("got mounts %v, %v left, want none", mounted, err)
+	}
+}
+
+// A device that cannot be mounted is unpacked to by nobody, and one whose layer is broken is unmounted.
+func TestApplyToBrokenDevice(t *testing.T) {
+	t.Parallel()
+	requireMounts(t)
+	image := filepath.Join(t.TempDir(), "image")
+	writeFile(t, image, strings.Repeat("x", 1<<20))
+	d := syncedDiffer{unpacker{apply: func(context.Context, ocispec.Descriptor, []mount.Mount, ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+		t.Error("the layer was unpacked")
+		return layerDesc, nil
+	}}}
+	got, err := d.Apply(t.Context(), layerDesc, []mount.Mount{{Type: "ext4", Source: attach(t, image)}})
+	if err == nil || !strings.HasPrefix(err.Error(), "sync layer "+layerDesc.Digest.String()+": ") || got.Digest != "" {
+		t.Errorf("got %v, %v, want that it cannot be mounted", got, err)
+	}
+}
+
 // fullDisk mounts a file system of 64 MB whose image is on one of 8 MB.
 func fullDisk(t *testing.T) (dir string) {
+	t.Helper()
+	return mountAt(t, mount.Mount{Type: "ext4", Source: fullImage(t), Options: []string{"loop"}})
+}
+
+func fullImage(t *testing.T) (file string) {
 	t.Helper()
 	image := filepath.Join(mountAt(t, mount.Mount{Type: "tmpfs", Source: "tmpfs", Options: []string{"size=8m"}}), "image")
 	writeFile(t, image, "")
@@ -241,7 +286,22 @@ func fullDisk(t *testing.T) (dir string) {
 	if out, err := exec.CommandContext(t.Context(), "mkfs.ext4", "-q", image).CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.ext4: %v: %s", err, out)
 	}
-	return mountAt(t, mount.Mount{Type: "ext4", Source: image, Options: []string{"loop"}})
+	return image
+}
+
+// attach makes a device of an image until the test ends.
+func attach(t *testing.T, image string) (device string) {
+	t.Helper()
+	device, err := mount.AttachLoopDevice(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := mount.DetachLoopDevice(device); err != nil {
+			t.Error(err)
+		}
+	})
+	return device
 }
 
 // A snapshot that is mounted from a device, as one of btrfs is, whose file system is mounted elsewhere too: to unmount it syncs
@@ -257,16 +317,7 @@ func TestApplyToDevice(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "mkfs.ext4", "-q", image).CombinedOutput(); err != nil {
 		t.Fatalf("mkfs.ext4: %v: %s", err, out)
 	}
-	device, err := mount.AttachLoopDevice(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := mount.DetachLoopDevice(device); err != nil {
-			t.Error(err)
-		}
-	})
-	layer := mount.Mount{Type: "ext4", Source: device, Options: []string{"commit=1000"}}
+	layer := mount.Mount{Type: "ext4", Source: attach(t, image), Options: []string{"commit=1000"}}
 	root := t.TempDir()
 	if err := layer.Mount(root); err != nil {
 		t.Fatal(err)
@@ -355,7 +406,7 @@ func TestOpenWritten(t *testing.T) {
 	}
 	check := func(t *testing.T, tt test) {
 		t.Helper()
-		fs, err := openWritten(tt.in)
+		fs, err := openWritten(writtenPaths(tt.in))
 		defer fs.close()
 		var got []string
 		for _, f := range fs {

@@ -22,10 +22,12 @@ import (
 
 	"github.com/berth-edge/berth/resolver"
 	"github.com/berth-edge/berth/resolver/config"
+	"github.com/berth-edge/berth/resolver/convert"
+	"github.com/berth-edge/berth/resolver/k3s"
 	"github.com/berth-edge/berth/resolver/strict"
 )
 
-// Every TOML block of the documentation and every sample is read as a node would read it.
+// Every TOML and YAML block of the documentation and every sample is read as a node, or convert, would read it.
 func TestDocumentation(t *testing.T) {
 	const root = ".."
 	snippets := map[string]string{}
@@ -40,6 +42,9 @@ func TestDocumentation(t *testing.T) {
 		}
 		for i, block := range blocks {
 			snippets[fmt.Sprintf("%s block %d", page, i+1)] = string(block[1])
+		}
+		for i, block := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllSubmatch(text, -1) {
+			t.Run(fmt.Sprintf("%s YAML block %d", page, i+1), func(t *testing.T) { readYAML(t, string(block[1])) })
 		}
 	}
 	samples, err := filepath.Glob(filepath.Join(root, "contrib", "*.toml"))
@@ -62,6 +67,51 @@ func TestDocumentation(t *testing.T) {
 	}
 	for name, text := range snippets {
 		t.Run(name, func(t *testing.T) { readAsNode(t, text) })
+	}
+}
+
+// readYAML reads a cloud-config, and converts it or a registries.yaml; neither with a warning.
+func readYAML(t *testing.T, text string) {
+	etc := t.TempDir()
+	certificate(t, etc)
+	text = strings.ReplaceAll(text, "/etc/berth/", etc+"/")
+	result, err := convert.Convert("snippet.yaml", []byte(text), etc, false)
+	if err != nil {
+		t.Fatalf("convert:\n%v", err)
+	}
+	if len(result.Lost) > 0 {
+		t.Errorf("convert: got\n%v\nwant nothing lost", result.Lost)
+	}
+	if k3s.Is(strict.TopKeys([]byte(text))) {
+		return
+	}
+	file := filepath.Join(etc, "snippet.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	loaded, err := config.LoadFile(file)
+	if err != nil || !loaded.Configured() {
+		t.Fatalf("read: got %+v, %v, want a configuration", loaded, err)
+	}
+}
+
+// What the documentation says a conversion prints, it prints.
+func TestDocumentationOfConvert(t *testing.T) {
+	page, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	example := regexp.MustCompile("(?s)```yaml\n(mirrors:.*?)```\n\nis then\n\n```toml\n(.*?)```").FindSubmatch(page)
+	if example == nil {
+		t.Fatal("got no example, want one")
+	}
+	result, err := convert.Convert("registries.yaml", example[1], convert.SecretsDir, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := regexp.MustCompile(`(?m)^#.*\n`).ReplaceAllString(string(result.TOML), "")
+	if want := string(example[2]); strings.TrimSpace(got) != strings.TrimSpace(want) {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 

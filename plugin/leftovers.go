@@ -28,14 +28,14 @@ import (
 )
 
 // removeLeftovers removes what a containerd that was killed, or lost its power, left of its pulls and does not find
-// itself. No pull runs yet.
-func removeLeftovers(ic *plugin.InitContext, db *metadata.DB, manager leases.Manager) {
+// itself. No pull runs yet. boot is that of now, "" if it is not known.
+func removeLeftovers(ic *plugin.InitContext, db *metadata.DB, manager leases.Manager, boot string) {
 	names, err := namespaceNames(ic.Context, db)
 	if err != nil {
 		log.G(ic.Context).WithError(err).Warn("list namespaces, to remove what pulls left that were killed")
 		return
 	}
-	deleteStaleLeases(ic.Context, names, manager)
+	deleteStaleLeases(ic.Context, names, manager, boot)
 	if p := ic.Plugins().Get(plugins.ContentPlugin, "content"); p != nil && p.Err() == nil {
 		if err := removeIngests(ic.Context, names, db.ContentStore(), filepath.Join(p.Meta.Exports["root"], "ingest")); err != nil {
 			log.G(ic.Context).WithError(err).Warn("remove ingests that cannot be read or are not recorded")
@@ -57,8 +57,18 @@ func namespaceNames(ctx context.Context, db *metadata.DB) (names []string, err e
 	return names, err
 }
 
-// deleteStaleLeases deletes the leases of pulls that ended with containerd.
-func deleteStaleLeases(ctx context.Context, names []string, manager leases.Manager) {
+// bootID names the boot of the machine.
+func bootID(ctx context.Context) string {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("find out which boot this is: leases of clients that a power cut ends stay until they expire")
+	}
+	return strings.TrimSpace(string(id))
+}
+
+// deleteStaleLeases deletes the leases of pulls that ended with containerd, and those of their clients that ended with the
+// machine. A client that lives may go on under its lease.
+func deleteStaleLeases(ctx context.Context, names []string, manager leases.Manager, boot string) {
 	for _, name := range names {
 		ctx := namespaces.WithNamespace(ctx, name)
 		stale, err := manager.List(ctx, `labels."`+resolver.LeaseLabel+`"`)
@@ -66,8 +76,10 @@ func deleteStaleLeases(ctx context.Context, names []string, manager leases.Manag
 			log.G(ctx).WithError(err).Warn("list leases of pulls that were killed")
 		}
 		for _, lease := range stale {
-			if err := deleteUnusedLease(ctx, manager, lease.Labels[resolver.ClientLeaseLabel]); err != nil {
-				log.G(ctx).WithError(err).WithField("lease", lease.ID).Warn("delete lease of the client of a pull that was killed")
+			if boot != "" && lease.Labels[resolver.BootLabel] != boot {
+				if err := deleteUnusedLease(ctx, manager, lease.Labels[resolver.ClientLeaseLabel]); err != nil {
+					log.G(ctx).WithError(err).WithField("lease", lease.ID).Warn("delete lease of the client of a pull that was killed")
+				}
 			}
 			if err := manager.Delete(ctx, lease); err != nil && !errdefs.IsNotFound(err) {
 				log.G(ctx).WithError(err).WithField("lease", lease.ID).Warn("delete lease of a pull that was killed")
@@ -76,8 +88,7 @@ func deleteStaleLeases(ctx context.Context, names []string, manager leases.Manag
 	}
 }
 
-// deleteUnusedLease deletes the lease that a client made for a pull that was killed. After a power cut the client is no
-// more. One that still lives loses nothing: the lease would have expired, and it keeps nothing.
+// deleteUnusedLease deletes the lease that a client made, unless it is used or was made to stay.
 func deleteUnusedLease(ctx context.Context, manager leases.Manager, id string) error {
 	found, err := manager.List(ctx, "id=="+strconv.Quote(id))
 	if err != nil || len(found) == 0 || found[0].Labels["containerd.io/gc.expire"] == "" {

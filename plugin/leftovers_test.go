@@ -75,6 +75,9 @@ func (k *killed) add(t *testing.T, kind plugin.Type, id string, init initFn) {
 	}
 }
 
+// thisBoot is the boot of the containerd that removes leftovers.
+const thisBoot = "this boot"
+
 // remove removes the leftovers, with containerd's content store there.
 func (k *killed) remove(t *testing.T) {
 	t.Helper()
@@ -82,7 +85,7 @@ func (k *killed) remove(t *testing.T) {
 		ic.Meta.Exports["root"] = k.root
 		return k.blobs, nil
 	})
-	removeLeftovers(k.ic, k.db, k.leases)
+	removeLeftovers(k.ic, k.db, k.leases, thisBoot)
 }
 
 func in(t *testing.T, namespace string) context.Context {
@@ -108,14 +111,15 @@ func write(t *testing.T, ctx context.Context, store content.Ingester, ref, text 
 	return w.Digest()
 }
 
-// Leases of pulls go, in every namespace, and with them what their clients made for them alone.
+// Leases of pulls go, in every namespace, and with them what their clients made for them alone, unless they may live.
 func TestStaleLeasesAreDeleted(t *testing.T) {
 	t.Parallel()
 	k := newKilled(t)
 	expire := leases.WithExpiration(time.Hour)
-	pullOf := func(client string) leases.Opt {
-		return leases.WithLabels(map[string]string{resolver.LeaseLabel: "true", resolver.ClientLeaseLabel: client})
+	pullIn := func(boot, client string) leases.Opt {
+		return leases.WithLabels(map[string]string{resolver.LeaseLabel: "true", resolver.ClientLeaseLabel: client, resolver.BootLabel: boot})
 	}
+	pullOf := func(client string) leases.Opt { return pullIn("last boot", client) }
 	for _, l := range []struct {
 		namespace, id string
 		opts          []leases.Opt
@@ -125,6 +129,8 @@ func TestStaleLeasesAreDeleted(t *testing.T) {
 		{"two", "pull", []leases.Opt{leases.WithLabel(resolver.LeaseLabel, "true")}, false},
 		{"one", "for-unused", []leases.Opt{pullOf("unused")}, false},
 		{"one", "unused", []leases.Opt{expire}, false},
+		{"one", "for-alive", []leases.Opt{pullIn(thisBoot, "alive")}, false},
+		{"one", "alive", []leases.Opt{expire}, false},
 		{"one", "for-used", []leases.Opt{pullOf("used")}, false},
 		{"one", "used", []leases.Opt{expire}, true},
 		{"one", "for-forever", []leases.Opt{pullOf("forever")}, false},
@@ -145,7 +151,7 @@ func TestStaleLeasesAreDeleted(t *testing.T) {
 		}
 	}
 	k.remove(t)
-	for namespace, want := range map[string][]string{"one": {"forever", "other", "used"}, "two": {"unused"}} {
+	for namespace, want := range map[string][]string{"one": {"alive", "forever", "other", "used"}, "two": {"unused"}} {
 		left, err := k.leases.List(in(t, namespace))
 		var got []string
 		for _, l := range left {
@@ -300,7 +306,7 @@ func TestOrphanedSnapshotsAreRemoved(t *testing.T) {
 			if _, err := k.leases.Create(in(t, "one"), leases.WithID("pull"), leases.WithLabel(resolver.LeaseLabel, "true")); err != nil {
 				t.Fatal(err)
 			}
-			removeLeftovers(k.ic, k.db, k.leases)
+			removeLeftovers(k.ic, k.db, k.leases, thisBoot)
 			if left, err := k.leases.List(in(t, "one")); err != nil || len(left) != 0 {
 				t.Errorf("got leases %v (%v), want none", left, err)
 			}

@@ -153,7 +153,7 @@ func (r *Resolver) load(ctx context.Context) {
 	r.state = next
 	next.announce(ctx)
 	if r.criIsPast && next.Configured() {
-		log.G(ctx).Error("CRI pulls past the rules: they came into force after containerd started, and CRI's settings cannot be changed then; restart containerd")
+		log.G(ctx).Error(criIsRefused)
 	}
 }
 

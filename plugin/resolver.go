@@ -75,7 +75,7 @@ type Resolver struct {
 	state     State
 	change    change
 	cri       []string // what was done to CRI's settings
-	criIsPast bool     // CRI pulls past the rules
+	criIsPast bool     // CRI would pull past rules: see gated
 }
 
 // State is a configuration in force, or why there is none.

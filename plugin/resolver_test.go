@@ -122,7 +122,7 @@ func wantConfigured(t *testing.T, r *Resolver, file string) {
 	t.Helper()
 	s := r.status()
 	if s.State != api.ResolverStatus_CONFIGURED || s.Rules != 2 || !slices.Equal(s.Registries, []string{"r.io/p"}) || !slices.Equal(s.Files, []string{file}) ||
-		len(s.Problems) > 0 || len(s.Warnings) > 0 || len(s.Cri) > 0 || s.CriPastRules {
+		len(s.Problems) > 0 || len(s.Warnings) > 0 || len(s.Cri) > 0 || s.CriRefused {
 		t.Errorf("got status %v, want one rule and the implied one, one registry, one file", s)
 	}
 	if age := time.Since(s.Since.AsTime()); age < 0 || age > time.Minute {

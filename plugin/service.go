@@ -88,12 +88,12 @@ func (r *Resolver) status() *api.ResolverStatus {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := &api.ResolverStatus{
-		Since:        timestamppb.New(r.state.Since),
-		Files:        r.state.Files,
-		Warnings:     r.state.Warnings,
-		Cri:          r.cri,
-		CriPastRules: r.criIsPast && r.state.Configured(),
-		Generation:   r.state.Generation,
+		Since:      timestamppb.New(r.state.Since),
+		Files:      r.state.Files,
+		Warnings:   r.state.Warnings,
+		Cri:        r.cri,
+		CriRefused: r.criIsPast && r.state.Configured(),
+		Generation: r.state.Generation,
 	}
 	if err := r.change.refused; err != nil {
 		out.Refused = strings.Split(err.Error(), "\n")

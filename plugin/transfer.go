@@ -4,20 +4,16 @@
 package plugin
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"reflect"
+	"runtime"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/transfer"
-	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/log"
-	"github.com/containerd/platforms"
 	"github.com/containerd/plugin"
-	"github.com/pelletier/go-toml/v2"
 
 	"github.com/berth-edge/berth/loader"
 	"github.com/berth-edge/berth/resolver"
@@ -33,9 +29,14 @@ func routeTransfers(ic *plugin.InitContext, inner initFn) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	var unpacked unpacking
+	var unpacks int
 	if r != nil {
 		// The first call has put containerd's defaults into the configuration.
-		if err := unpackForAll(ic); err != nil {
+		if unpacked, err = unpackForAll(ic); err != nil {
+			return nil, err
+		}
+		if unpacks, err = setUnpacks(ic.Config, runtime.GOMAXPROCS(0)); err != nil {
 			return nil, err
 		}
 		if instance, err = inner(ic); err != nil {
@@ -57,7 +58,8 @@ func routeTransfers(ic *plugin.InitContext, inner initFn) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	removeLeftovers(ic, db.(*metadata.DB), manager.(leases.Manager))
+	boot := bootID(ic.Context)
+	removeLeftovers(ic, db.(*metadata.DB), manager.(leases.Manager), boot)
 	return &transfers{&resolver.Transferrer{
 		Inner:         service,
 		Routes:        r.Routes,
@@ -65,52 +67,11 @@ func routeTransfers(ic *plugin.InitContext, inner initFn) (any, error) {
 		Content:       db.(*metadata.DB).ContentStore(),
 		Downloads:     &r.Downloads,
 		DiscardLayers: r.Discard.Load,
-		IsLazy:        func(snapshotter string) bool { return isLazy(ic, cmp.Or(snapshotter, defaults.DefaultSnapshotter)) },
+		IsLazy:        unpacked.isLazy,
+		Unpacks:       unpacks,
+		Boot:          boot,
 		KeepLabels:    []string{loader.BundleLabel, loader.PinLabel},
 	}, ic, inner}, nil
-}
-
-// unpackForAll has the transfer service unpack for every local snapshotter. CRI's own pull, whose place it takes, does so;
-// the service would refuse pulls for any that its stanza does not name.
-func unpackForAll(ic *plugin.InitContext) error {
-	type unpack struct {
-		Platform    string   `toml:"platform"`
-		Snapshotter string   `toml:"snapshotter"`
-		Differ      string   `toml:"differ"`
-		ConfigType  string   `toml:"config_type"`
-		LayerTypes  []string `toml:"layer_types"`
-		Optional    bool     `toml:"optional"`
-	}
-	var set struct {
-		Unpacks []unpack `toml:"unpack_config"`
-	}
-	text, err := toml.Marshal(ic.Config)
-	if err == nil {
-		err = toml.Unmarshal(text, &set)
-	}
-	if err != nil {
-		return fmt.Errorf("read the transfer service's stanza: %w", err)
-	}
-	named := map[string]bool{defaults.DefaultSnapshotter: true} // which clients that name none get, if it is there
-	for _, u := range set.Unpacks {
-		named[u.Snapshotter] = true
-	}
-	for _, p := range ic.GetAll() {
-		id := p.Registration.ID
-		if p.Registration.Type != plugins.SnapshotPlugin || p.Err() != nil || named[id] || isLazy(ic, id) {
-			continue
-		}
-		set.Unpacks = append(set.Unpacks, unpack{
-			Platform: platforms.Format(platforms.DefaultSpec()), Snapshotter: id, Differ: defaults.DefaultDiffer, Optional: true,
-		})
-	}
-	if text, err = toml.Marshal(set); err == nil {
-		err = toml.Unmarshal(text, ic.Config)
-	}
-	if err != nil {
-		return fmt.Errorf("change the transfer service's stanza: %w", err)
-	}
-	return nil
 }
 
 // transfers is the transfer service, and what it was made of.
@@ -143,29 +104,6 @@ func (t *transfers) forBundles(parallel int, verify bool) (transfer.Transferrer,
 		return nil, err
 	}
 	return instance.(transfer.Transferrer), nil
-}
-
-// withUnpacks returns a copy of the transfer service's configuration, whose type is containerd's own secret, in which at
-// least n layers may be unpacked at once.
-func withUnpacks(config any, n int) (any, error) {
-	text, err := toml.Marshal(config)
-	if err != nil {
-		return nil, fmt.Errorf("copy the transfer service's stanza: %w", err)
-	}
-	changed := reflect.New(reflect.TypeOf(config).Elem()).Interface()
-	if err := toml.Unmarshal(text, changed); err != nil {
-		return nil, fmt.Errorf("copy the transfer service's stanza: %w", err)
-	}
-	var set struct {
-		Unpacks int `toml:"max_concurrent_unpacks"`
-	}
-	if err := toml.Unmarshal(text, &set); err != nil {
-		return nil, fmt.Errorf("copy the transfer service's stanza: %w", err)
-	}
-	if set.Unpacks >= n {
-		return changed, nil
-	}
-	return changed, toml.Unmarshal(fmt.Appendf(nil, "max_concurrent_unpacks = %d", n), changed)
 }
 
 // resolverOf returns the resolver, nil if an operator disabled it.

@@ -45,7 +45,7 @@ func parseRules(text string) resolver.Config {
 // wrote, it is a reference, and it has the tag and the digest of the reference.
 func FuzzRewrite(f *testing.F) {
 	for _, ref := range []string{
-		"nginx", "index.docker.io/nginx:1", "Quay.IO/a/b:1@" + aDigest, "quay.io/a@" + aDigest, "MYHOST/a", "[::1]:5000/a:1", "r_x.io/a:1",
+		"nginx", "index.docker.io/nginx:1", "Quay.IO/a/b:1@" + aDigest, "quay.io/a@" + aDigest, "MYHOST/a", "[::1]:5000/a:1", "[0::FFFF:7f00:1]:443/a:1", "r_x.io/a:1",
 		"reg.test:070/a", "a/../b:1", "quay.io/a%2fb", "user:pass@quay.io/a", "us.gcr.io/a__b--c.d:V1", "localhost:5000/a", "",
 	} {
 		for _, rules := range []string{

@@ -72,8 +72,8 @@ func TestLeaseOfPull(t *testing.T) {
 		client []leases.Opt // nil: the client has none
 		want   map[string]string
 	}{
-		{name: "no client's", want: map[string]string{resolver.LeaseLabel: "true", resolver.ClientLeaseLabel: ""}},
-		{name: "client's", client: []leases.Opt{leases.WithID("mine")}, want: map[string]string{resolver.LeaseLabel: "true", resolver.ClientLeaseLabel: "mine"}},
+		{name: "no client's", want: map[string]string{resolver.LeaseLabel: "true", resolver.ClientLeaseLabel: "", resolver.BootLabel: "boot"}},
+		{name: "client's", client: []leases.Opt{leases.WithID("mine")}, want: map[string]string{resolver.LeaseLabel: "true", resolver.ClientLeaseLabel: "mine", resolver.BootLabel: "boot"}},
 		{name: "client's, flat", client: []leases.Opt{leases.WithID("mine"), leases.WithLabel("containerd.io/gc.flat", "x")}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -92,6 +92,7 @@ func TestLeaseOfPull(t *testing.T) {
 				whole.ServeHTTP(w, r)
 			}, whole))
 			n = newNode(t, s.registry()+from(s))
+			n.Boot = "boot"
 			pull := ctx
 			if tt.client != nil {
 				if _, err := n.Leases.Create(ctx, tt.client...); err != nil {

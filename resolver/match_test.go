@@ -107,6 +107,7 @@ func TestRoutes(t *testing.T) {
 		{"Docker Hub by another name", rulesText("registry-1.docker.io/library -> r.io/hub"), "nginx", "docker.io/library", []string{"r.io/hub/nginx:latest"}},
 		{"C2: part of a component", rulesText("docker.io/lib -> r.io"), "docker.io/library/nginx", "", []string{"docker.io/library/nginx:latest"}},
 		{"IPv6", rulesText("[::1]:5000 -> [::2]:5000/p"), "[::1]:5000/a:1", "[::1]:5000", []string{"[::2]:5000/p/a:1"}},
+		{"IPv6 in another spelling", rulesText("[0::1]:5000 -> [::2]:5000/p"), "[0:0:0:0:0:0:0:1]:5000/a:1", "[::1]:5000", []string{"[::2]:5000/p/a:1"}},
 		{"IPv6, another port", rulesText("[::1]:5000 -> [::2]:5000/p"), "[::1]:500/a:1", "", []string{"[::1]:500/a:1"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

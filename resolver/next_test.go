@@ -69,12 +69,13 @@ func TestNextKeepsWhatHasNotChanged(t *testing.T) {
 	n, reload := reloading(t, file)
 	must(t, "load", reload())
 	must(t, "pull", n.pull(t.Context(), "quay.io/org/app:1"))
+	before := s.Connections()
 
 	overwrite(t, file, registry+from(s)+"[[rules]]\nfrom = \"gcr.io\"\ndeny = true\n")
 	must(t, "reload", reload())
 	must(t, "pull again", n.pull(t.Context(), "quay.io/org/app:2"))
-	if got := len(tokens.Issued()); got != 1 || s.Connections() != 1 {
-		t.Errorf("another rule: got %d tokens and %d connections, want 1 of each", got, s.Connections())
+	if got := len(tokens.Issued()); got != 1 || s.Connections() != before {
+		t.Errorf("another rule: got %d tokens and %d connections, want 1 and the %d of before", got, s.Connections(), before)
 	}
 
 	overwrite(t, file, registry+"[[registries]]\ndomain = \"r.io\"\n"+from(s)+"[[rules]]\nfrom = \"*\"\nto = [\"r.io\"]\n")
@@ -83,8 +84,8 @@ func TestNextKeepsWhatHasNotChanged(t *testing.T) {
 	must(t, "reload", reload())
 	wantOpen(t, s, 0)
 	must(t, "pull once more", n.pull(t.Context(), "quay.io/org/app:3"))
-	if got := len(tokens.Issued()); got != 2 || s.Connections() != 2 {
-		t.Errorf("another setting: got %d tokens and %d connections, want 2 of each", got, s.Connections())
+	if got := len(tokens.Issued()); got != 2 || s.Connections() == before {
+		t.Errorf("another setting: got %d tokens and %d connections, want 2 and more than %d", got, s.Connections(), before)
 	}
 	overwrite(t, file, "[[registries]]\ndomain = \"r.io\"\n")
 	must(t, "reload", reload())

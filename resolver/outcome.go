@@ -159,10 +159,19 @@ func (e *PullError) Error() string {
 func (e *PullError) Unwrap() error {
 	for _, a := range e.attempts {
 		if a.outcome() != notFound {
-			return a.outcome().sentinel()
+			return a.kind()
 		}
 	}
 	return errdefs.ErrNotFound
+}
+
+// kind is the kind of error that a client sees of an attempt. What containerd does not pull at all, such as Docker's first
+// schema, stays the client's mistake that it says it is.
+func (a attempt) kind() error {
+	if a.outcome() == other && errdefs.IsInvalidArgument(a.err) {
+		return errdefs.ErrInvalidArgument
+	}
+	return a.outcome().sentinel()
 }
 
 // cause is the text of one attempt's error, without secrets.

@@ -53,13 +53,14 @@ func TestOutcome(t *testing.T) {
 		{wrap(context.Canceled), canceled, context.Canceled},
 		{wrap(&endpoint.Error{Cause: endpoint.Refused}), outcome(endpoint.Refused), errdefs.ErrUnavailable},
 		{wrap(errdefs.ErrNotImplemented), other, errdefs.ErrUnknown},
+		{wrap(errdefs.ErrInvalidArgument), other, errdefs.ErrInvalidArgument},
 		{wrap(errors.New("no space left on device")), other, errdefs.ErrUnknown},
 	} {
 		got := outcomeOf(tt.in)
 		if got != tt.want {
 			t.Errorf("%v: got %s, want %s", tt.in, got, tt.want)
 		}
-		if kind := got.sentinel(); tt.kind != nil && !errors.Is(kind, tt.kind) {
+		if kind := (attempt{err: tt.in}).kind(); tt.kind != nil && !errors.Is(kind, tt.kind) {
 			t.Errorf("%v: got the kind %v, want %v", tt.in, kind, tt.kind)
 		}
 	}

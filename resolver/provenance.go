@@ -28,6 +28,7 @@ type provenance struct {
 	ref      string
 	kind     Kind
 	registry string // domain, "" for one that is not configured
+	name     string // what the operator calls the registry, "" for nothing
 	pulledAs string
 	rule     string
 	source   *source
@@ -101,7 +102,7 @@ func record(ctx context.Context, p provenance, err error) {
 	if registry == Source || registry == "unconfigured" {
 		source = Prefix(p.pulledAs).Host()
 	}
-	log.G(ctx).WithFields(log.Fields{
+	fields := log.Fields{
 		"ref":       p.ref,
 		"source":    source,
 		"pulled-as": p.pulledAs,
@@ -109,5 +110,9 @@ func record(ctx context.Context, p provenance, err error) {
 		"digest":    p.source.resolved.String(),
 		"bytes":     p.source.bytes.Load(),
 		"seconds":   p.took.Seconds(),
-	}).Info("pulled image")
+	}
+	if p.name != "" {
+		fields["registry-name"] = p.name
+	}
+	log.G(ctx).WithFields(fields).Info("pulled image")
 }

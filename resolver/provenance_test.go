@@ -45,7 +45,7 @@ func TestPullsAreCounted(t *testing.T) {
 	t.Parallel()
 	content := registrytest.NewImage("count", 4<<10)
 	missing, whole := serve(t, http.NotFoundHandler()), serve(t, registrytest.Registry{Image: content})
-	n := newNode(t, missing.registry()+whole.registry()+from(missing, whole))
+	n := newNode(t, missing.registry()+whole.registry()+"name = \"the whole one\"\n"+from(missing, whole))
 	ctx, logged := traced(t)
 	before := counted(t) // a server of another test may have had the port
 	if err := n.pull(ctx, ref); err != nil {
@@ -65,6 +65,9 @@ func TestPullsAreCounted(t *testing.T) {
 		if n := got[metric] - before[metric]; n != want {
 			t.Errorf("got %s %v, want %v", metric, n, want)
 		}
+	}
+	if want := `registry-name="the whole one"`; strings.Count(logged.String(), want) != 1 {
+		t.Errorf("got the log\n%s\nwant %s once", logged, want)
 	}
 	var warned string
 	for line := range strings.Lines(logged.String()) {

@@ -4,8 +4,10 @@
 package resolver
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -130,9 +132,9 @@ func hasUserinfo(s string) bool {
 }
 
 // hostName brings a host to its one form. The port of HTTPS is dropped: with it a rule for the host, a denial of all
-// others, would not match.
+// others, would not match. For the same reason an address of IPv6 is written in one way.
 func hostName(host string) string {
-	host = strings.ToLower(host)
+	host = oneIPv6(strings.ToLower(host))
 	if bare, ok := strings.CutSuffix(host, ":443"); ok && isHost(bare) {
 		host = bare
 	}
@@ -140,6 +142,26 @@ func hostName(host string) string {
 		return alias
 	}
 	return host
+}
+
+// oneIPv6 writes the address of [address] or [address]:port as RFC 5952 has it, but for one of IPv4 in IPv6, which the
+// reference grammar does not have with dots. Any other host is left as it is.
+func oneIPv6(host string) string {
+	inside, ok := strings.CutPrefix(host, "[")
+	text, port, closed := strings.Cut(inside, "]")
+	if !ok || !closed {
+		return host
+	}
+	addr, err := netip.ParseAddr(text)
+	if err != nil || !addr.Is6() || addr.Zone() != "" {
+		return host
+	}
+	text = addr.String()
+	if addr.Is4In6() {
+		b := addr.As16()
+		text = fmt.Sprintf("::ffff:%x:%x", binary.BigEndian.Uint16(b[12:]), binary.BigEndian.Uint16(b[14:]))
+	}
+	return "[" + text + "]" + port
 }
 
 // isHost tells a host from the first part of a Docker Hub path, by the rule of the reference grammar.

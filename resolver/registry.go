@@ -15,6 +15,8 @@ import (
 type Registry struct {
 	// Domain is where it is: host[:port][/path]. References below it get its credential.
 	Domain Prefix
+	// Name is what people call it, "" for nothing but its domain. It is for the log alone, and no part of any reference.
+	Name string
 	// Credential is what authenticates to it. The zero value is none.
 	Credential credential.Source
 	// Endpoint is how it is reached: certificates, proxy, time limits.

@@ -98,6 +98,14 @@ func (t Target) Domain() string {
 	return ""
 }
 
+// Name is what the operator calls the target's registry, "" for nothing.
+func (t Target) Name() string {
+	if t.Registry == nil || t.Bundled != nil {
+		return ""
+	}
+	return t.Registry.Name
+}
+
 // Credential says what authenticates the pull: "none", "client", or what the registry is configured with. What a
 // client hands over for one registry goes to no other, so a rewritten target never has "client".
 func (t Target) Credential() string {

@@ -26,6 +26,7 @@ import (
 const (
 	LeaseLabel       = "io.berth.pull"
 	ClientLeaseLabel = "io.berth.pull.client" // id of the lease that the client brought, if it did
+	BootLabel        = "io.berth.pull.boot"   // the boot that it was made in, if it is known
 )
 
 // leaseExpiry is for a lease that nobody comes back to: containerd was replaced by another.
@@ -46,8 +47,12 @@ type Transferrer struct {
 	// DiscardLayers lets garbage collection take a compressed layer of CRI's that is unpacked.
 	DiscardLayers func() bool
 	// IsLazy reports whether a snapshotter fetches layers itself, from the host that the image's name says. Pulls along rules
-	// are refused for one that does. It may be nil.
+	// are refused for one that does. "" asks about what a client gets that names none. It may be nil.
 	IsLazy func(snapshotter string) bool
+	// Unpacks is how many layers of one pull are unpacked at once, 0 if Inner limits that itself. See [AcquireUnpack].
+	Unpacks int
+	// Boot names the boot of the machine, which no client outlives; "" if it is not known.
+	Boot string
 	// KeepLabels are labels of an image that stay when the same image is stored again under the same name.
 	KeepLabels []string
 }
@@ -83,7 +88,7 @@ func (t *Transferrer) Transfer(ctx context.Context, src, dst any, opts ...transf
 	}
 	defer done()
 	p := &pull{t: t, routes: routes, client: reg, storer: storer, opts: opts}
-	if err := p.run(leased); err != nil {
+	if err := p.run(limitUnpacks(leased, t.Unpacks)); err != nil {
 		return err
 	}
 	return p.keep(ctx)
@@ -101,6 +106,9 @@ func imageOf(src any) string {
 // brought one: should containerd be killed, the client's would keep what was fetched for a day, or for ever.
 func (t *Transferrer) withLease(ctx context.Context) (_ context.Context, done func(), _ error) {
 	opts := []leases.Opt{leases.WithRandomID(), leases.WithExpiration(leaseExpiry), leases.WithLabel(LeaseLabel, "true")}
+	if t.Boot != "" {
+		opts = append(opts, leases.WithLabel(BootLabel, t.Boot))
+	}
 	if id, ok := leases.FromContext(ctx); ok {
 		flat, err := t.isFlat(ctx, id)
 		if err != nil {
@@ -276,7 +284,7 @@ func (p *pull) try(ctx context.Context, route Route, target Target) attempt {
 		p.pulled = src.resolved
 	}
 	record(ctx, provenance{
-		ref: route.Ref, kind: target.Kind, registry: target.Domain(), pulledAs: target.Pull.String(),
+		ref: route.Ref, kind: target.Kind, registry: target.Domain(), name: target.Name(), pulledAs: target.Pull.String(),
 		rule: route.Rule, source: src, took: time.Since(start),
 	}, err)
 	return attempt{target: target, source: src, err: err}

@@ -69,20 +69,15 @@ func check(ctx context.Context, cmd *cli.Command) error {
 
 // check reports what of containerd's own configuration takes pulls past the rules, or voids what Berth promises.
 func (c *mainConfig) check(path string, configured bool) (problems strict.Problems, warnings []string) {
-	if section, ok := c.Plugins[localpull.Section]; ok { // containerd prints none for a plugin that is disabled
-		settings, err := localpull.Read(section)
-		if err != nil {
-			problems = append(problems, strict.Problem{File: path, Text: err.Error()})
-		}
-		lazy := func(snapshotter string) bool {
-			return c.ProxyPlugins[snapshotter].Exports["enable_remote_snapshot_annotations"] == "true"
-		}
-		for _, f := range settings.Check(lazy) {
-			if f.Refused && configured {
-				problems = append(problems, strict.Problem{File: path, Text: f.String()})
-			} else {
-				warnings = append(warnings, f.String())
-			}
+	findings, err := c.pastRules()
+	if err != nil {
+		problems = append(problems, strict.Problem{File: path, Text: err.Error()})
+	}
+	for _, f := range findings {
+		if f.Refused && configured {
+			problems = append(problems, strict.Problem{File: path, Text: f.String()})
+		} else {
+			warnings = append(warnings, f.String())
 		}
 	}
 	if bolt, _ := c.Plugins["io.containerd.metadata.v1.bolt"].(map[string]any); bolt["no_sync"] == true {
@@ -96,4 +91,22 @@ func (c *mainConfig) check(path string, configured bool) (problems strict.Proble
 		warnings = append(warnings, fmt.Sprintf("%s names Berth and is not imported by %s; add imports = [%q]", file, path, dropin.Pattern(path)))
 	}
 	return problems, warnings
+}
+
+// pastRules returns the settings of CRI that would take pulls past the rules. Containerd prints none for a plugin that is
+// disabled.
+func (c *mainConfig) pastRules() (findings []localpull.Finding, err error) {
+	lazy := func(snapshotter string) bool {
+		return c.ProxyPlugins[snapshotter].Exports["enable_remote_snapshot_annotations"] == "true"
+	}
+	var errs []error
+	if section, ok := c.Plugins[localpull.Section]; ok {
+		settings, err := localpull.Read(section)
+		findings, errs = settings.Check(lazy), append(errs, err)
+	}
+	if section, ok := c.Plugins[localpull.RuntimeSection]; ok {
+		runtimes, err := localpull.ReadRuntimes(section)
+		findings, errs = append(findings, runtimes.Check(lazy)...), append(errs, err)
+	}
+	return findings, errors.Join(errs...)
 }

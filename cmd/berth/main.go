@@ -59,7 +59,7 @@ func app(stdout, stderr io.Writer) *cli.Command {
 				Name: "config", Usage: "the configuration",
 				OnUsageError: onUsageError,
 				Action:       noCommand,
-				Commands:     []*cli.Command{checkCommand()},
+				Commands:     []*cli.Command{checkCommand(), convertCommand()},
 			},
 			imageCheckCommand(),
 			copyCommand(),

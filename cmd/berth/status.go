@@ -18,7 +18,7 @@ import (
 func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name:         "status",
-		Usage:        "show what a running containerd goes by, and what it loaded; exit status 1 if it refuses pulls or a change of its rules, if pulls go past the rules, or if something could not be loaded",
+		Usage:        "show what a running containerd goes by, and what it loaded; exit status 1 if it refuses pulls, all or those of CRI, or a change of its rules, or if something could not be loaded",
 		OnUsageError: onUsageError,
 		Flags: []cli.Flag{addressFlag(), &cli.BoolFlag{
 			Name: "verify", Usage: "compare everything that is unpacked with its layers first, and mend what is damaged",
@@ -48,7 +48,7 @@ func showStatus(ctx context.Context, cmd *cli.Command) error {
 	fault := false
 	if s.Resolver != nil {
 		printResolver(w, s.Resolver)
-		fault = s.Resolver.State == api.ResolverStatus_REFUSING || s.Resolver.CriPastRules || len(s.Resolver.Refused) > 0
+		fault = s.Resolver.State == api.ResolverStatus_REFUSING || s.Resolver.CriRefused || len(s.Resolver.Refused) > 0
 	}
 	if s.Loader != nil {
 		fault = printLoader(w, s.Loader) || fault
@@ -90,8 +90,8 @@ func printResolver(w io.Writer, r *api.ResolverStatus) {
 		fmt.Fprintf(w, "a change is refused since %s, and what was before stays in force, until this is mended:\n", r.RefusedSince.AsTime().Local().Format(time.RFC3339))
 		list("error", r.Refused)
 	}
-	if r.CriPastRules {
-		fmt.Fprintln(w, strings.ToUpper("CRI pulls past the rules")+": restart containerd")
+	if r.CriRefused {
+		fmt.Fprintln(w, "PULLS OF CRI ARE REFUSED, since the rules came into force after containerd started: restart containerd")
 	}
 }
 

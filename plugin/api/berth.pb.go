@@ -277,8 +277,9 @@ type ResolverStatus struct {
 	Warnings []string `protobuf:"bytes,7,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	// cri are the settings of CRI that were taken over, and those that could not be.
 	Cri []string `protobuf:"bytes,8,rep,name=cri,proto3" json:"cri,omitempty"`
-	// cri_past_rules is set when CRI pulls past the rules.
-	CriPastRules bool `protobuf:"varint,9,opt,name=cri_past_rules,json=criPastRules,proto3" json:"cri_past_rules,omitempty"`
+	// cri_refused is set when rules came into force after containerd started, and CRI has settings that would take its pulls
+	// past them: they are refused until containerd is started again.
+	CriRefused bool `protobuf:"varint,9,opt,name=cri_refused,json=criRefused,proto3" json:"cri_refused,omitempty"`
 	// generation counts the configurations that came into force since containerd started.
 	Generation uint64 `protobuf:"varint,10,opt,name=generation,proto3" json:"generation,omitempty"`
 	// refused are why the last change of the configuration is not in force, a mistake each, and refused_since since when.
@@ -374,9 +375,9 @@ func (x *ResolverStatus) GetCri() []string {
 	return nil
 }
 
-func (x *ResolverStatus) GetCriPastRules() bool {
+func (x *ResolverStatus) GetCriRefused() bool {
 	if x != nil {
-		return x.CriPastRules
+		return x.CriRefused
 	}
 	return false
 }
@@ -846,7 +847,7 @@ const file_berth_proto_rawDesc = "" +
 	"\x06Damage\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x16\n" +
-	"\x06mended\x18\x03 \x01(\bR\x06mended\"\xe8\x03\n" +
+	"\x06mended\x18\x03 \x01(\bR\x06mended\"\xe3\x03\n" +
 	"\x0eResolverStatus\x124\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1e.berth.v1.ResolverStatus.StateR\x05state\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
@@ -857,8 +858,9 @@ const file_berth_proto_rawDesc = "" +
 	"\x05rules\x18\x05 \x01(\rR\x05rules\x12\x1a\n" +
 	"\bproblems\x18\x06 \x03(\tR\bproblems\x12\x1a\n" +
 	"\bwarnings\x18\a \x03(\tR\bwarnings\x12\x10\n" +
-	"\x03cri\x18\b \x03(\tR\x03cri\x12$\n" +
-	"\x0ecri_past_rules\x18\t \x01(\bR\fcriPastRules\x12\x1e\n" +
+	"\x03cri\x18\b \x03(\tR\x03cri\x12\x1f\n" +
+	"\vcri_refused\x18\t \x01(\bR\n" +
+	"criRefused\x12\x1e\n" +
 	"\n" +
 	"generation\x18\n" +
 	" \x01(\x04R\n" +

@@ -53,8 +53,8 @@ func Read(config any) (Settings, error) {
 
 // Finding is one setting that would make CRI pull past the rules.
 type Finding struct {
-	// Key is the setting, below [Section].
-	Key string
+	// Section is [Section] or [RuntimeSection], and Key is the setting below it.
+	Section, Key string
 	// Refused is set when there is no equivalent.
 	Refused bool
 	// Text says what is done about it or, when refused, what to do.
@@ -62,19 +62,21 @@ type Finding struct {
 }
 
 func (f Finding) String() string {
-	return fmt.Sprintf("plugins.%q.%s: %s", Section, f.Key, f.Text)
+	return fmt.Sprintf("plugins.%q.%s: %s", f.Section, f.Key, f.Text)
 }
 
 // Check returns what would make CRI pull past the rules. lazy reports whether a snapshotter fetches layers lazily, from the
 // host that the image's name says.
 func (s Settings) Check(lazy func(snapshotter string) bool) []Finding {
 	var findings []Finding
-	taken := func(key, text string) { findings = append(findings, Finding{Key: key, Text: text}) }
-	refused := func(key, text string) { findings = append(findings, Finding{Key: key, Refused: true, Text: text}) }
+	taken := func(key, text string) { findings = append(findings, Finding{Section: Section, Key: key, Text: text}) }
+	refused := func(key, text string) {
+		findings = append(findings, Finding{Section: Section, Key: key, Refused: true, Text: text})
+	}
 
 	for _, snapshotter := range s.snapshotters() {
 		if lazy(snapshotter) {
-			refused("snapshotter", fmt.Sprintf("%q fetches layers itself, from the host that the image's name says; use a local snapshotter such as overlayfs", snapshotter))
+			refused("snapshotter", lazyText(snapshotter))
 		}
 	}
 	for _, table := range []struct {
@@ -104,6 +106,10 @@ func (s Settings) Check(lazy func(snapshotter string) bool) []Finding {
 		taken("image_pull_with_sync_fs", "taken over: layers are always synced")
 	}
 	return findings
+}
+
+func lazyText(snapshotter string) string {
+	return fmt.Sprintf("%q fetches layers itself, from the host that the image's name says; use a local snapshotter such as overlayfs", snapshotter)
 }
 
 func (s Settings) snapshotters() []string {

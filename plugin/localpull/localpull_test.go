@@ -176,6 +176,35 @@ func TestLazySnapshotter(t *testing.T) {
 	}
 }
 
+// A lazy snapshotter of a runtime is found where it stands; CRI's own configuration has one such setting.
+func TestLazySnapshotterOfRuntime(t *testing.T) {
+	config := map[string]any{"containerd": map[string]any{"default_runtime_name": "runc", "runtimes": map[string]any{
+		"runc": map[string]any{"snapshotter": ""},
+		"kata": map[string]any{"snapshotter": "stargz", "runtime_type": "io.containerd.kata.v2"},
+		"fast": map[string]any{"snapshotter": "stargz"},
+		"slow": map[string]any{"snapshotter": "native"},
+	}}}
+	runtimes, err := localpull.ReadRuntimes(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range runtimes.Check(func(name string) bool { return name == "stargz" || name == "" }) {
+		got = append(got, fmt.Sprint(f.Refused, " ", f))
+	}
+	const text = `: "stargz" fetches layers itself, from the host that the image's name says; use a local snapshotter such as overlayfs`
+	want := []string{
+		`true plugins."io.containerd.cri.v1.runtime".containerd.runtimes.fast.snapshotter` + text,
+		`true plugins."io.containerd.cri.v1.runtime".containerd.runtimes.kata.snapshotter` + text,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if r, err := localpull.ReadRuntimes(map[string]any{"containerd": "x"}); err == nil || !strings.HasPrefix(err.Error(), "read the settings of CRI's runtimes: ") {
+		t.Errorf("got %v, %v, want an error", r, err)
+	}
+}
+
 func TestReadRefuses(t *testing.T) {
 	for _, config := range []any{nil, map[string]any{"max_concurrent_downloads": "three"}} {
 		if s, err := localpull.Read(config); err == nil || !strings.HasPrefix(err.Error(), "read CRI's settings: ") {

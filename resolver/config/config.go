@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -91,14 +92,15 @@ func (l *loader) roots(before Loaded) {
 type loader struct {
 	loaded   Loaded
 	problems strict.Problems
+	targets  []target
 	inStanza bool
-	inForce  bool              // it is to be gone by, so that others may not write it
-	defined  map[string]string // where each domain, from and setting was first seen
+	inForce  bool // it is to be gone by, so that others may not write it
+	defined  map[[2]string]place
 	secrets  []secretFile
 	strict   bool // strict_permissions
 }
 
-func newLoader() *loader { return &loader{defined: map[string]string{}} }
+func newLoader() *loader { return &loader{defined: map[[2]string]place{}} }
 
 func (l *loader) finish() (Loaded, error) {
 	l.checkSecrets()
@@ -110,6 +112,7 @@ func (l *loader) finish() (Loaded, error) {
 		l.warn("no rule for *: references that no rule matches go to the first registry, %s; write a rule for * to say so, or to say otherwise", l.loaded.Registries[0].Domain)
 	}
 	l.warnCircles()
+	l.warnTargets()
 	return l.loaded, nil
 }
 
@@ -181,14 +184,10 @@ func (l *loader) file(path string) {
 		l.problems = append(l.problems, strict.Problem{File: path, Text: err.Error()})
 		return
 	}
-	l.table(strict.ParseFile(path, text, &l.problems))
+	l.table(l.parse(path, text))
 }
 
 func (l *loader) read(path string) ([]byte, error) {
-	switch filepath.Ext(path) {
-	case ".yaml", ".yml":
-		return nil, errors.New("a cloud-config is not read by this version; write the same as TOML")
-	}
 	text, err := l.content(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -244,14 +243,25 @@ func (l *loader) timeout(t *strict.Table, key string, to *time.Duration) {
 	}
 }
 
-// once notes a problem if what was seen before. shown is the value in the message.
-func (l *loader) once(t *strict.Table, key, what, shown string) bool {
-	if first, ok := l.defined[what]; ok {
-		t.Problem(key, "%salready defined at %s", shown, first)
-		return false
+// once notes a problem if what, which is a kind and a value, was seen before.
+func (l *loader) once(t *strict.Table, key, kind, value string) bool {
+	first, ok := l.defined[[2]string{kind, value}]
+	if !ok {
+		l.defined[[2]string{kind, value}] = place{t, key}
+		return true
 	}
-	l.defined[what] = t.Where(key)
-	return true
+	shown := ""
+	if value != "" {
+		shown = strconv.Quote(value) + " is "
+	}
+	t.Problem(key, "%salready defined at %s", shown, first.table.Where(first.key))
+	return false
+}
+
+// place is where something was first seen.
+type place struct {
+	table *strict.Table
+	key   string
 }
 
 func (l *loader) rule(t *strict.Table) {
@@ -265,7 +275,13 @@ func (l *loader) rule(t *strict.Table) {
 	t.Known("bundle")
 	t.Unknown()
 	noteFields(t, err)
-	if err == nil && l.once(t, "from", "from "+rule.From, fmt.Sprintf("%q is ", rule.From)) {
+	if err == nil && l.once(t, "from", "from", rule.From) {
 		l.loaded.Rules = append(l.loaded.Rules, rule)
+		l.warnFrom(t, rule.From)
+		for _, to := range rule.To {
+			if to != resolver.Source {
+				l.targets = append(l.targets, target{to, t})
+			}
+		}
 	}
 }

@@ -131,7 +131,6 @@ func TestPathsThatCannotBeRead(t *testing.T) {
 		{"a FIFO", fifo, fifo + ": is not a regular file"},
 		{"a device", "/dev/zero", "/dev/zero: is not a regular file"},
 		{"a file that is too large", large, large + ": is larger than 4194304 bytes"},
-		{"a cloud-config", absent + ".yaml", absent + ".yaml: a cloud-config is not read by this version; write the same as TOML"},
 		{"a relative path", "etc/berth.toml", `STANZA: config_path: "etc/berth.toml" is not an absolute path`},
 		{"an empty path", "", `STANZA: config_path: "" is not an absolute path`},
 		{"a pattern that is none", dir + "/[.toml", `STANZA: config_path: "` + dir + `/[.toml": syntax error in pattern`},

@@ -25,10 +25,11 @@ func (l *loader) registry(t *strict.Table) {
 	if err != nil {
 		noteFields(t, &resolver.FieldError{Key: "domain", Value: text, Err: err})
 	} else {
-		l.once(t, "domain", "domain "+string(domain), fmt.Sprintf("%q is ", domain))
+		l.once(t, "domain", "domain", string(domain))
 	}
 	r := resolver.Registry{
 		Domain:     domain,
+		Name:       t.Text("name"),
 		Credential: l.credential(t),
 		Endpoint: endpoint.Options{
 			Certificates:      t.Texts("certificates"),

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"path"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -50,7 +49,7 @@ func New(host string, keychain credential.Keychain, opts Options) (*Endpoint, er
 	if e.routes, err = newTransports(e.host, opts); err != nil {
 		return nil, err
 	}
-	e.follow = &http.Client{Transport: roundTripper(e.send), CheckRedirect: e.checkRedirect}
+	e.follow = &http.Client{Transport: roundTripper(e.sendFollowed), CheckRedirect: e.checkRedirect}
 	e.auth = e.Authorizer(keychain)
 	return e, nil
 }
@@ -117,8 +116,11 @@ func (e *Endpoint) roundTrip(req *http.Request, auth *Authorizer) (*http.Respons
 	if path.Base(path.Dir(req.URL.Path)) == "manifests" { // a component of the repository's name may be that too
 		resp.Body = bounded(resp.Body, "manifest", docker.MaxManifestSize) // containerd reads one without a digest to its end
 	}
+	wait := retryAfter(resp, time.Now())                      // as the server said it: redaction may change every header
+	slow := time.AfterFunc(e.opts.StallTimeout, guard.cancel) // that it is an error is known; the rest of what it says is not worth more
 	redactResponse(resp, req, redact)
-	if err := waitRetryAfter(req.Context(), resp); err != nil {
+	slow.Stop()
+	if err := sleep(req.Context(), wait); err != nil {
 		resp.Body.Close()
 		return nil, err
 	}
@@ -132,6 +134,20 @@ func withoutURL(err error) error {
 		return u.Err
 	}
 	return err
+}
+
+// sendFollowed is one request of a client that follows redirects. That client quotes an address that it cannot parse,
+// which may be a credential in itself.
+func (e *Endpoint) sendFollowed(req *http.Request) (*http.Response, error) {
+	resp, err := e.send(req)
+	if err != nil || resp.StatusCode < 300 || resp.StatusCode > 399 {
+		return resp, err
+	}
+	if _, err := req.URL.Parse(resp.Header.Get("Location")); err != nil {
+		resp.Body.Close()
+		return nil, &Error{Cause: Redirected, Text: fmt.Sprintf("%s: redirects with status %d to an address that cannot be parsed", req.URL.Host, resp.StatusCode)}
+	}
+	return resp, nil
 }
 
 // send is one request, without redirects. Its errors name the host that they are about.
@@ -203,14 +219,13 @@ func (e *Endpoint) sendOwn(req *http.Request) (*http.Response, error) {
 }
 
 // isOwn reports whether u is on the registry's host and port, which are all that secrets may go to. A server may spell
-// them in another way than the configuration: in capitals, or with the scheme's own port.
+// them in another way than the configuration: in capitals, or with the scheme's own port, or an address in another way.
 func (e *Endpoint) isOwn(u *url.URL) bool {
-	port := map[string]string{"https": ":443", "http": ":80"}[u.Scheme]
-	return strings.EqualFold(strings.TrimSuffix(u.Host, port), strings.TrimSuffix(e.host, port))
+	return e.isNear(u) && port(u) == port(&url.URL{Scheme: u.Scheme, Host: e.host})
 }
 
 // isNear reports whether u is on the registry's host, at any port.
-func (e *Endpoint) isNear(u *url.URL) bool { return strings.EqualFold(u.Hostname(), hostname(e.host)) }
+func (e *Endpoint) isNear(u *url.URL) bool { return isSameHost(u.Hostname(), hostname(e.host)) }
 
 func overHTTP(req *http.Request) *http.Request {
 	req = req.Clone(req.Context())
@@ -246,10 +261,9 @@ func (e *Endpoint) checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// waitRetryAfter delays an answer that asks for it, since containerd tries again at once, five times in all.
-func waitRetryAfter(ctx context.Context, resp *http.Response) error {
-	wait, ok := retryAfter(resp, time.Now())
-	if !ok {
+// sleep waits, or until ctx ends, which is the error then.
+func sleep(ctx context.Context, wait time.Duration) error {
+	if wait == 0 {
 		return nil
 	}
 	timer := time.NewTimer(wait)
@@ -268,11 +282,12 @@ const (
 	maxRetryWait = 12 * time.Second
 )
 
-// retryAfter reads Retry-After, in seconds or as a date (RFC 9110, 10.2.3). Without one a 429 waits the least.
-func retryAfter(resp *http.Response, now time.Time) (time.Duration, bool) {
+// retryAfter is how long an answer is to be held back, since containerd tries again at once, five times in all: what
+// Retry-After says, in seconds or as a date (RFC 9110, 10.2.3). Without one a 429 waits the least, and others do not.
+func retryAfter(resp *http.Response, now time.Time) time.Duration {
 	header := resp.Header.Get("Retry-After")
 	if resp.StatusCode != http.StatusTooManyRequests && (resp.StatusCode != http.StatusServiceUnavailable || header == "") {
-		return 0, false
+		return 0
 	}
 	wait := minRetryWait
 	if seconds, err := time.ParseDuration(header + "s"); err == nil {
@@ -280,5 +295,5 @@ func retryAfter(resp *http.Response, now time.Time) (time.Duration, bool) {
 	} else if date, err := http.ParseTime(header); err == nil {
 		wait = date.Sub(now)
 	}
-	return min(max(wait, minRetryWait), maxRetryWait), true
+	return min(max(wait, minRetryWait), maxRetryWait)
 }

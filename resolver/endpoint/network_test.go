@@ -4,6 +4,8 @@
 package endpoint_test
 
 import (
+	"cmp"
+	"crypto/tls"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -128,8 +130,8 @@ func blackhole(t testing.TB) string {
 	return ""
 }
 
-// connectProxy is a proxy that tunnels, for who has its password.
-func connectProxy(user, password string) http.Handler {
+// connectProxy is a proxy that tunnels, for who has its password. It knows names that nobody else does.
+func connectProxy(user, password string, names map[string]string) http.Handler {
 	want := "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodConnect || r.Header.Get("Proxy-Authorization") != want {
@@ -141,7 +143,7 @@ func connectProxy(user, password string) http.Handler {
 			return
 		}
 		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
-		splice(conn, r.Host)
+		splice(conn, cmp.Or(names[r.Host], r.Host))
 	})
 }
 
@@ -150,9 +152,14 @@ func TestProxy(t *testing.T) {
 	t.Parallel()
 	image := registrytest.NewImage("proxy", 1<<10)
 	authority := registrytest.NewAuthority(t)
-	proxy := registrytest.Serve(t, nil, connectProxy("proxy-user", "canary-proxy"))
+	names := map[string]string{}
+	proxy := registrytest.Serve(t, nil, connectProxy("proxy-user", "canary-proxy", names))
 	tokens := registrytest.NewTokens(user, password)
-	realm := registrytest.Serve(t, authority.Server(t), tokens)
+	config := authority.Server(t)
+	named, _, _ := authority.Issue(t, "realm.invalid", "127.0.0.1", "localhost")
+	config.Certificates = []tls.Certificate{named}
+	realm := registrytest.Serve(t, config, tokens)
+	names["realm.invalid:443"] = realm.Host
 	tokens.Realm = realm.URL + "/token"
 	cdn := registrytest.Serve(t, authority.Server(t), registrytest.Registry{Image: image})
 	elsewhere := strings.Replace(cdn.Host, "127.0.0.1", "localhost", 1) // not the registry's own host
@@ -181,9 +188,18 @@ func TestProxy(t *testing.T) {
 
 	t.Run("realm that only the proxy reaches", func(t *testing.T) {
 		// What its name leads to is the proxy's to say.
-		tokens.Realm = strings.Replace(realm.URL, "127.0.0.1", "localhost", 1) + "/token"
+		tokens.Realm = "https://realm.invalid/token"
 		if err := pull(t.Context(), newEndpoint(t, server.Host, login(), opts), "app", image); err != nil {
 			t.Error(err)
+		}
+	})
+	t.Run("SEC-02 realm on localhost", func(t *testing.T) {
+		before := len(realm.Requests()) // the proxy is this machine
+		tokens.Realm = strings.Replace(realm.URL, "127.0.0.1", "localhost", 1) + "/token"
+		err := pull(t.Context(), newEndpoint(t, server.Host, login(), opts), "app", image)
+		wantError(t, err, "token realm", "refused for "+server.Host, "resolves to the local address")
+		if got := len(realm.Requests()) - before; got != 0 {
+			t.Errorf("got %d requests at the realm, want 0", got)
 		}
 	})
 	t.Run("refuses", func(t *testing.T) {

@@ -6,6 +6,7 @@ package endpoint_test
 import (
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -167,6 +168,30 @@ func TestRedirectToHostThatAsks(t *testing.T) {
 				t.Errorf("got %d connections to its realm, want 0", got)
 			}
 		})
+	}
+}
+
+// SEC-08: an address that a redirect leads to and that cannot be parsed is not quoted: it may be signed.
+func TestRedirectToWhatIsNoAddress(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("no address", 1<<10)
+	authority := registrytest.NewAuthority(t)
+	for _, location := range []string{"https://cdn.test/%zz?sig=presigned", "https://cdn.test:presigned/x", "/%presigned", "https://[::presigned/x", ":presigned"} {
+		for _, code := range []int{http.StatusFound, http.StatusTemporaryRedirect} {
+			server := registrytest.Serve(t, authority.Server(t), only("/blobs/", func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Location", location)
+				w.WriteHeader(code)
+			}, registrytest.Registry{Image: image}))
+			ctx, logged := traced(t)
+			err := pull(ctx, newEndpoint(t, server.Host, login(), trusting(authority)), "app", image)
+			wantError(t, err, server.Host+": redirects with status "+strconv.Itoa(code)+" to an address that cannot be parsed")
+			if strings.Contains(err.Error()+logged.String(), "presigned") {
+				t.Errorf("the error or the log quotes the address %s: %v\n%s", location, err, logged)
+			}
+			if got := len(server.Lines("/blobs/")); got > 2 {
+				t.Errorf("got %d requests for blobs, want one of each: it is not tried again", got)
+			}
+		}
 	}
 }
 

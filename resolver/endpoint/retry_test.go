@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -264,6 +265,26 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
+// R11: how long to wait is read before secrets are replaced: a short password may be the very number.
+func TestRetryAfterAndShortPassword(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("short", 1<<10)
+	authority := registrytest.NewAuthority(t)
+	server := registrytest.Serve(t, authority.Server(t), registrytest.Basic(user, "3", first(1, "/manifests/1", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "3")
+		registrytest.Fail(w, http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many requests")
+	}, registrytest.Registry{Image: image})))
+	k := login()
+	k.cred.Password = "3"
+	start := time.Now()
+	if err := pull(t.Context(), newEndpoint(t, server.Host, k, trusting(authority)), "app", image); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took < 3*time.Second {
+		t.Errorf("took %s, want the 3s that the registry asked for", took)
+	}
+}
+
 // R10: a registry that accepts and then says nothing, at any time, is given up on, and its connection with it.
 func TestStalls(t *testing.T) {
 	t.Parallel()
@@ -334,6 +355,40 @@ func TestSlowIsNotStalled(t *testing.T) {
 	opts.StallTimeout = 500 * time.Millisecond
 	if err := pull(t.Context(), newEndpoint(t, server.Host, login(), opts), "app", image); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// An error that is told in a byte at a time is one, for which nobody waits longer than for a registry that says nothing.
+func TestSlowError(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("slow error", 32)
+	authority := registrytest.NewAuthority(t)
+	for _, code := range []int{http.StatusForbidden, http.StatusNotFound, http.StatusTeapot} {
+		t.Run(strconv.Itoa(code), func(t *testing.T) {
+			t.Parallel()
+			server := registrytest.Serve(t, authority.Server(t), only("/manifests/", func(w http.ResponseWriter, r *http.Request) {
+				w.WriteHeader(code)
+				for r.Context().Err() == nil {
+					_, _ = w.Write([]byte("x"))
+					w.(http.Flusher).Flush()
+					time.Sleep(20 * time.Millisecond) // what is slow is the point
+				}
+			}, registrytest.Registry{Image: image}))
+			opts := trusting(authority)
+			opts.StallTimeout = 300 * time.Millisecond
+			e := newEndpoint(t, server.Host, login(), opts)
+			start := time.Now()
+			err := pull(t.Context(), e, "app", image)
+			if err == nil || strings.Contains(err.Error(), "stalled") {
+				t.Errorf("got %v, want that of the status", err)
+			}
+			if took := time.Since(start); took > 5*time.Second {
+				t.Errorf("took %s, want a few times 300ms", took)
+			}
+			if _, down := e.Down(); down {
+				t.Error("got the registry taken for down, and it answers")
+			}
+		})
 	}
 }
 

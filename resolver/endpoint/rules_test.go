@@ -90,6 +90,12 @@ func TestIsOwn(t *testing.T) {
 		{"reg.test", "https://reg.test:80/v2/", false},
 		{"reg.test", "https://reg.test.evil.test/v2/", false},
 		{"reg.test", "https://reg.test@evil.test/v2/", false},
+		{"[::1]:5000", "https://[0:0:0:0:0:0:0:1]:5000/v2/", true},
+		{"[2001:db8::a]", "https://[2001:DB8:0::A]:443/v2/", true},
+		{"127.0.0.1:5000", "https://[::ffff:127.0.0.1]:5000/v2/", false},
+		{"[::1]:5000", "https://[::1]/v2/", false},
+		{"[::1]:5000", "https://[::2]:5000/v2/", false},
+		{"[fe80::1]", "https://[fe80::1%25eth0]/v2/", false},
 	} {
 		u, err := url.Parse(tt.url)
 		if err != nil {
@@ -97,6 +103,35 @@ func TestIsOwn(t *testing.T) {
 		}
 		if got := (&Endpoint{host: tt.host}).isOwn(u); got != tt.want {
 			t.Errorf("%s for %s: got %t, want %t", tt.url, tt.host, got, tt.want)
+		}
+	}
+}
+
+// SEC-02: names that lead to the machine that asks, by any resolver, are not a proxy's business.
+func TestDirectIfLocal(t *testing.T) {
+	t.Parallel()
+	proxy := directIfLocal(func(*http.Request) (*url.URL, error) { return url.Parse("http://proxy.test:3128") })
+	for _, tt := range []struct {
+		host   string
+		direct bool
+	}{
+		{"localhost", true},
+		{"LOCALHOST:8443", true},
+		{"localhost.", true},
+		{"a.b.localhost", true},
+		{"127.1", true},
+		{"2130706433", true},
+		{"0x7f.0.0.0x1", true},
+		{"127.0.0.1.", true},
+		{"reg.test", false},
+		{"localhost.test", false},
+		{"notlocalhost", false},
+		{"1.test", false},
+		{"x.test.", false},
+	} {
+		got, err := proxy(&http.Request{URL: &url.URL{Scheme: "https", Host: tt.host}})
+		if err != nil || (got == nil) != tt.direct {
+			t.Errorf("%s: got proxy %v, %v, want none %t", tt.host, got, err, tt.direct)
 		}
 	}
 }

@@ -64,7 +64,7 @@ func newTransports(host string, opts Options) (func() transports, error) {
 	}
 	return sync.OnceValue(func() transports {
 		config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: opts.Roots.with(added), VerifyConnection: refuseWeak}
-		t := transports{proxy: proxy, wanted: new(atomic.Bool)}
+		t := transports{proxy: directIfLocal(proxy), wanted: new(atomic.Bool)}
 		t.other = newTransport(config.Clone(), opts)
 		t.other.Proxy = proxy
 		t.realm = newTransport(config.Clone(), opts)

@@ -26,22 +26,53 @@ type Stanza struct {
 	Lines map[string]int
 	// Files are the files of its first-level keys, where they are not Name: drop-ins add keys to it.
 	Files map[string]string
+	// Names are what keys are called where the user wrote them, by their paths, if they were translated. A key without
+	// a name has that of the closest table around it, and what follows.
+	Names map[string]string
 }
 
 // document is one parsed place of configuration, with the line of each key.
 type document struct {
 	Stanza
 	problems *Problems
+	yaml     bool
+	text     []byte // of a TOML file, whose lines are counted when one is asked for; nil once they are
 }
 
 // Read returns the table of a stanza. What is wrong with it is added to problems.
 func (s Stanza) Read(problems *Problems) *Table {
-	return &Table{doc: &document{s, problems}, values: s.Values}
+	return &Table{doc: &document{Stanza: s, problems: problems}, values: s.Values}
 }
 
 func (d *document) problem(key, format string, args ...any) {
-	*d.problems = append(*d.problems, Problem{d.file(key), d.line(key), key, fmt.Sprintf(format, args...)})
+	*d.problems = append(*d.problems, Problem{d.file(key), d.line(key), d.shown(key), fmt.Sprintf(format, args...)})
 }
+
+// shown returns the name of key for the user.
+func (d *document) shown(key string) string {
+	for path := key; path != ""; path = around(path) {
+		if name, ok := d.Names[path]; ok {
+			return withoutUser(name + key[len(path):])
+		}
+	}
+	return withoutUser(key)
+}
+
+// withoutUser hides a user and a password in a key: where keys are prefixes, one may be written as a URL.
+func withoutUser(key string) string {
+	at := strings.LastIndexByte(key, '@')
+	if at < 0 || strings.HasPrefix(key[at:], "@sha") {
+		return key
+	}
+	user := key[:at]
+	if colon := strings.IndexByte(user, ':'); colon >= 0 {
+		user = user[:colon]
+	}
+	return key[:strings.LastIndexByte(user, '.')+1] + "***" + key[at:]
+}
+
+// around returns the path of the table around key, "" for none.
+func around(key string) string { return key[:max(strings.LastIndexAny(key, ".["), 0)] }
 
 // file returns the file that key stands in.
 func (d *document) file(key string) string {
@@ -55,11 +86,14 @@ func (d *document) file(key string) string {
 
 // line returns the line of key, or of the closest table around it.
 func (d *document) line(key string) int {
+	if d.text != nil {
+		d.Lines, d.text = Lines(d.text), nil
+	}
 	for key != "" {
 		if line, ok := d.Lines[key]; ok {
 			return line
 		}
-		key = key[:max(strings.LastIndexAny(key, ".["), 0)]
+		key = around(key)
 	}
 	return 0
 }
@@ -69,7 +103,7 @@ const maxFile = 4 << 20
 
 // ParseFile returns the table of a TOML file whose content is text.
 func ParseFile(path string, text []byte, problems *Problems) *Table {
-	d := &document{Stanza{Name: path}, problems}
+	d := &document{Stanza: Stanza{Name: path}, problems: problems}
 	d.parse(text)
 	return &Table{doc: d, values: d.Values}
 }
@@ -122,7 +156,7 @@ func (d *document) parse(text []byte) {
 		d.problem("", "TOML syntax: %v", err)
 		return
 	}
-	d.Lines = Lines(text)
+	d.text = text
 }
 
 // Syntax returns the mistake that keeps text, the content of a TOML file, from being parsed; nil if there is none.

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Table reads the keys of one TOML table, and notes a problem for each that it does not understand.
+// Table reads the keys of one TOML table, or of one YAML mapping, and notes a problem for each that it does not understand.
 type Table struct {
 	doc    *document
 	path   string
@@ -156,11 +156,29 @@ func (t *Table) Pairs(key string) map[string]string {
 	return pairs
 }
 
+// Table returns the table of a key, an empty one if none is written.
+func (t *Table) Table(key string) *Table {
+	values, _ := value[map[string]any](t, key, "a table, which has keys of its own")
+	return &Table{doc: t.doc, path: t.key(key), values: values}
+}
+
 // Known notes keys that are read elsewhere.
 func (t *Table) Known(keys ...string) { t.known = append(t.known, keys...) }
 
 // IsBad reports whether the value of a key has a wrong type, which was noted.
 func (t *Table) IsBad(key string) bool { return slices.Contains(t.bad, key) }
+
+// Line returns the line of a key, or of the closest table around it; 0 if it is not known.
+func (t *Table) Line(key string) int { return t.doc.line(t.key(key)) }
+
+// Path returns the path of a key, such as rules[2].from.
+func (t *Table) Path(key string) string { return t.key(key) }
+
+// About returns a remark on a key that is no mistake: a warning.
+func (t *Table) About(key, format string, args ...any) Problem {
+	key = t.key(key)
+	return Problem{t.doc.file(key), t.doc.line(key), t.doc.shown(key), fmt.Sprintf(format, args...)}
+}
 
 // Where returns the file and line of a key.
 func (t *Table) Where(key string) string {
@@ -173,7 +191,11 @@ func (t *Table) Where(key string) string {
 
 // Tables returns the tables of an array of tables.
 func (t *Table) Tables(key string) []*Table {
-	list, _ := value[[]any](t, key, "an array of tables, [["+key+"]]")
+	want := "an array of tables, [[" + key + "]]"
+	if t.doc.yaml {
+		want = "a list, whose elements have keys of their own"
+	}
+	list, _ := value[[]any](t, key, want)
 	tables := make([]*Table, 0, len(list))
 	for i, e := range list {
 		path := fmt.Sprintf("%s[%d]", t.key(key), i)
@@ -188,17 +210,22 @@ func (t *Table) Tables(key string) []*Table {
 }
 
 // Unknown notes the keys that were not asked for.
-func (t *Table) Unknown() {
+func (t *Table) Unknown() { *t.doc.problems = append(*t.doc.problems, t.NotAskedFor()...) }
+
+// NotAskedFor returns a problem for each key that was not asked for, and does not note it.
+func (t *Table) NotAskedFor() Problems {
+	var unknown Problems
 	for _, key := range slices.Sorted(maps.Keys(t.values)) {
 		if slices.Contains(t.known, key) {
 			continue
 		}
 		if near := closest(key, t.known); near != "" {
-			t.Problem(key, "unknown key; did you mean %q?", near)
+			unknown = append(unknown, t.About(key, "unknown key; did you mean %q?", near))
 		} else {
-			t.Problem(key, "unknown key; known are %s", joined(t.known))
+			unknown = append(unknown, t.About(key, "unknown key; known are %s", joined(t.known)))
 		}
 	}
+	return unknown
 }
 
 func joined(keys []string) string {
@@ -214,7 +241,11 @@ func joined(keys []string) string {
 }
 
 func typeName(v any) string {
-	switch v.(type) {
+	switch v := v.(type) {
+	case null:
+		return v.text()
+	case tooMuch:
+		return "too much"
 	case string:
 		return "text"
 	case bool:
@@ -228,37 +259,3 @@ func typeName(v any) string {
 	}
 	return "a date or a time"
 }
-
-// closest returns the key that is at most two edits away from key, if any.
-func closest(key string, keys []string) string {
-	best, distance := "", 3
-	for _, k := range keys {
-		if d := edits(key, k); d < distance {
-			best, distance = k, d
-		}
-	}
-	return best
-}
-
-// edits is the Levenshtein distance of two keys.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
-		}
-	}
-	return row[len(b)]
-}
-
-// Similar reports whether a name is likely a misspelling of another.
-func Similar(name, other string) bool { return closest(name, []string{other}) != "" }
