@@ -62,19 +62,17 @@ func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, platform 
 	if err := to.Index(index); err != nil {
 		return bundled, err
 	}
-	// One after another: an archive is one stream, and within an image blobs are asked for ahead.
-	for i := range bundled {
+	each(refs, func(i int, ref string) {
 		b := &bundled[i]
-		t := &transfer{m: m, ref: refs[i], opts: CopyOptions{Progress: progress}}
+		t := &transfer{m: m, ref: ref, opts: CopyOptions{Progress: progress}}
 		opts := oras.CopyGraphOptions{Concurrency: concurrency}
 		if platform != nil {
 			opts.FindSuccessors = only(platforms.Only(*platform))
 		}
 		if err := oras.CopyGraph(ctx, reading{b.repo, t}, to, b.Descriptor, opts); err != nil {
 			b.Err = fmt.Errorf("read %s: %w", b.Target.Pull, err)
-			return bundled, b.Err
 		}
-	}
+	})
 	return bundled, nil
 }
 

@@ -5,6 +5,7 @@ package mirror
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -93,8 +94,9 @@ type archive struct {
 	zstd *zstd.Encoder // nil for a plain one
 	tar  *tar.Writer
 
-	mu   sync.Mutex
-	have map[digest.Digest]bool
+	writing sync.Mutex
+	mu      sync.Mutex
+	have    map[digest.Digest]bool // written, or being written
 }
 
 func newArchive(path string) (*archive, error) {
@@ -139,23 +141,46 @@ func (a *archive) write(name string, size int64, r io.Reader) error {
 	return err
 }
 
+// smallBlob is the size in bytes up to which a blob is read before it is its turn to be written.
+const smallBlob = 4 << 20
+
 // Push implements [content.Pusher].
 func (a *archive) Push(_ context.Context, desc ocispec.Descriptor, r io.Reader) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.have[desc.Digest] {
+	if !a.claim(desc.Digest) {
 		return errdef.ErrAlreadyExists
 	}
+	if desc.Size <= smallBlob {
+		text, err := content.ReadAll(r, desc)
+		if err != nil {
+			return fmt.Errorf("blob %s: %w", desc.Digest, err)
+		}
+		return a.append(desc, bytes.NewReader(text))
+	}
 	verified := content.NewVerifyReader(r, desc)
-	name := "blobs/" + desc.Digest.Algorithm().String() + "/" + desc.Digest.Encoded()
-	if err := a.write(name, desc.Size, verified); err != nil {
+	if err := a.append(desc, verified); err != nil {
 		return err
 	}
 	if err := verified.Verify(); err != nil {
 		return fmt.Errorf("blob %s: %w", desc.Digest, err)
 	}
-	a.have[desc.Digest] = true
 	return nil
+}
+
+// claim reports whether a blob is still to be written; then it is the caller's.
+func (a *archive) claim(dgst digest.Digest) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.have[dgst] {
+		return false
+	}
+	a.have[dgst] = true
+	return true
+}
+
+func (a *archive) append(desc ocispec.Descriptor, r io.Reader) error {
+	a.writing.Lock()
+	defer a.writing.Unlock()
+	return a.write("blobs/"+desc.Digest.Algorithm().String()+"/"+desc.Digest.Encoded(), desc.Size, r)
 }
 
 // Exists implements [content.ReadOnlyStorage].
