@@ -261,7 +261,7 @@ func (a *Authorizer) explain(realm string, err error) error {
 }
 
 func (a *Authorizer) credential(ctx context.Context) (credential.Credential, error) {
-	cred, err := a.keychain.Credential(ctx)
+	cred, err := a.keychain.Credential(ctx, a.endpoint.host, credential.Credential{})
 	if err != nil {
 		return credential.Credential{}, err
 	}
