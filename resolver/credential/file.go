@@ -66,21 +66,18 @@ func (s stamp) settled(now time.Time) bool { return now.Sub(time.Unix(s.ctime.Un
 func (f *file[T]) read(ctx context.Context) (T, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	warning, err := f.permitted()
-	if err == nil {
-		err = f.refresh()
-	} else {
-		f.seen = stamp{}
-	}
-	if err != nil && f.good {
+	readable, err := f.check()
+	warning := ""
+	switch {
+	case err != nil && f.good:
 		warning = fmt.Sprintf("%s: %v; what it held before stays in use", f.key, err)
+	case err == nil && readable != nil:
+		warning = fmt.Sprintf("%s: %v", f.key, readable)
 	}
-	if warning != f.warned {
-		f.warned = warning
-		if warning != "" {
-			log.G(ctx).Warn(warning)
-		}
+	if warning != "" && warning != f.warned {
+		log.G(ctx).Warn(warning)
 	}
+	f.warned = warning
 	if err != nil && !f.good {
 		return f.value, fmt.Errorf("read %s: %w: %w", f.key, err, ErrUnavailable)
 	}
@@ -88,17 +85,23 @@ func (f *file[T]) read(ctx context.Context) (T, error) {
 }
 
 // permitted returns an error if the file is one that others can write, and a warning if they can read it.
-func (f *file[T]) permitted() (warning string, err error) {
+func (f *file[T]) permitted() (warning, err error) {
 	if err := permission.Writable(f.path); err != nil {
-		return "", err
+		return nil, err
 	}
-	if err := permission.Readable(f.path); err != nil {
-		if f.strict {
-			return "", err
-		}
-		return fmt.Sprintf("%s: %v", f.key, err), nil
+	warning = permission.Readable(f.path)
+	if f.strict {
+		return nil, warning
 	}
-	return "", nil
+	return warning, nil
+}
+
+// check reads the file as read does, once, and returns what would be warned of and what would fail.
+func (f *file[T]) check() (warning, err error) {
+	if warning, err = f.permitted(); err != nil {
+		return nil, err
+	}
+	return warning, f.refresh()
 }
 
 // refresh reads the file if it changed. f.mu is held.
