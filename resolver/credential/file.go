@@ -5,6 +5,7 @@ package credential
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -98,10 +99,14 @@ func (f *file[T]) permitted() (warning, err error) {
 
 // check reads the file as read does, once, and returns what would be warned of and what would fail.
 func (f *file[T]) check() (warning, err error) {
-	if warning, err = f.permitted(); err != nil {
-		return nil, err
+	if warning, err = f.permitted(); err == nil {
+		err = f.refresh()
 	}
-	return warning, f.refresh()
+	var path *os.PathError
+	if errors.As(err, &path) && errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("%s: %w", f.path, path.Err) // and not the directory above that is missing too
+	}
+	return warning, err
 }
 
 // refresh reads the file if it changed. f.mu is held.

@@ -156,6 +156,12 @@ func (t *Table) Pairs(key string) map[string]string {
 	return pairs
 }
 
+// Table returns the table of a key, an empty one if none is written.
+func (t *Table) Table(key string) *Table {
+	values, _ := value[map[string]any](t, key, "a table, which has keys of its own")
+	return &Table{doc: t.doc, path: t.key(key), values: values}
+}
+
 // Known notes keys that are read elsewhere.
 func (t *Table) Known(keys ...string) { t.known = append(t.known, keys...) }
 
