@@ -1,0 +1,164 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+
+	"github.com/berth-edge/berth/resolver/credential"
+)
+
+const (
+	// refusedFor is how long a credential that was refused is not sent again: accounts are locked after a few attempts, and
+	// every pod of a node tries again by itself.
+	refusedFor = 5 * time.Second
+	// maxTrials bounds what is remembered.
+	maxTrials = 1024
+	// fullTrust is how many repositories may refuse a credential that others took before it is taken to be wrong itself.
+	fullTrust = 3
+)
+
+// verdict is what an attempt said of a credential.
+type verdict int
+
+const (
+	noVerdict  verdict = iota // the registry could not be asked, or said something else
+	taken                     // it is right
+	wrong                     // it was refused
+	notForThis                // it is right, and not enough for the repository
+)
+
+// trials remember which credentials a registry took and which it refused. One that it has not taken yet is sent by one
+// request at a time, so that a wrong one is sent once however many pulls there are, and then not again for refusedFor.
+// What is remembered of a credential is a hash.
+type trials struct {
+	host string
+	seed maphash.Seed
+
+	mu      sync.Mutex
+	trust   map[uint64]int
+	refused map[place]time.Time
+	running map[uint64]chan struct{}
+}
+
+// place is where a credential was refused: for an image, or, if that is "", for all.
+type place struct {
+	credential uint64
+	image      string
+}
+
+func newTrials(host string) *trials {
+	return &trials{host: host, seed: maphash.MakeSeed(), trust: map[uint64]int{}, refused: map[place]time.Time{}, running: map[uint64]chan struct{}{}}
+}
+
+// refusedError says that a credential is not sent, since it was refused a moment ago.
+type refusedError struct {
+	host string
+	ago  time.Duration
+}
+
+func (e *refusedError) Error() string {
+	return fmt.Sprintf("%s: unauthorized: the credential was refused %s ago; it is sent again in %s, or when it changes: %v",
+		e.host, e.ago.Round(time.Second), (refusedFor - e.ago).Round(time.Second), docker.ErrInvalidAuthorization)
+}
+
+func (*refusedError) Unwrap() error { return docker.ErrInvalidAuthorization }
+
+// check returns an error if c was refused a moment ago.
+func (t *trials) check(c credential.Credential, image string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.checkLocked(maphash.Comparable(t.seed, c), image)
+}
+
+func (t *trials) checkLocked(c uint64, image string) error {
+	for _, p := range []place{{c, ""}, {c, image}} {
+		if at, ok := t.refused[p]; ok && time.Since(at) < refusedFor {
+			return &refusedError{t.host, time.Since(at)}
+		}
+	}
+	return nil
+}
+
+// trusts reports whether c was taken, and not refused since.
+func (t *trials) trusts(c credential.Credential) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.trust[maphash.Comparable(t.seed, c)] == fullTrust
+}
+
+// begin waits until c may be sent. End must be called with what came of it.
+func (t *trials) begin(ctx context.Context, c credential.Credential, image string) (end func(verdict), err error) {
+	hash := maphash.Comparable(t.seed, c)
+	for {
+		t.mu.Lock()
+		if err := t.checkLocked(hash, image); err != nil {
+			t.mu.Unlock()
+			return nil, err
+		}
+		if t.trust[hash] == fullTrust {
+			t.mu.Unlock()
+			return func(v verdict) { t.end(hash, image, v, nil) }, nil
+		}
+		other, busy := t.running[hash]
+		if !busy {
+			own := make(chan struct{})
+			t.running[hash] = own
+			t.mu.Unlock()
+			return func(v verdict) { t.end(hash, image, v, own) }, nil
+		}
+		t.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (t *trials) end(hash uint64, image string, v verdict, own chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if own != nil {
+		delete(t.running, hash)
+		close(own)
+	}
+	if len(t.trust) >= maxTrials {
+		clear(t.trust)
+	}
+	for p, at := range t.refused {
+		if time.Since(at) >= refusedFor {
+			delete(t.refused, p)
+		}
+	}
+	if len(t.refused) >= maxTrials {
+		clear(t.refused)
+	}
+	switch v {
+	case taken:
+		t.trust[hash] = fullTrust
+		delete(t.refused, place{hash, ""})
+		delete(t.refused, place{hash, image})
+	case wrong:
+		if t.trust[hash] == 0 {
+			image = "" // no repository took it
+		}
+		t.trust[hash] = max(t.trust[hash]-1, 0)
+		t.refused[place{hash, image}] = time.Now()
+	case notForThis:
+		t.refused[place{hash, image}] = time.Now()
+	case noVerdict:
+	}
+}
+
+// note remembers that c was refused, for a token that may be one for the registry itself.
+func (t *trials) note(c credential.Credential, image string) {
+	t.end(maphash.Comparable(t.seed, c), image, notForThis, nil)
+}
