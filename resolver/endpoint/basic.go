@@ -20,8 +20,8 @@ import (
 // guess is made with no credential but one that the registry has taken, since who guesses wrong may be locked out, and is
 // refused what everybody gets.
 func (a *Authorizer) authorizeBasic(ctx context.Context, req *http.Request, cred credential.Credential, guessed bool) error {
-	if cred.IsZero() || a.endpoint.trials.check(cred, a.image(ctx)) != nil {
-		fresh, err := a.credential(ctx, cred)
+	if cred.IsZero() || a.endpoint.trials.check(sent{cred, ""}, a.image(ctx)) != nil {
+		fresh, err := a.credential(ctx, cred, "")
 		if err != nil {
 			return err
 		}
@@ -35,7 +35,7 @@ func (a *Authorizer) authorizeBasic(ctx context.Context, req *http.Request, cred
 			a.mu.Unlock()
 		}
 	}
-	if cred.IsZero() || cred.IsToken() || guessed && !a.endpoint.trials.trusts(cred) {
+	if cred.IsZero() || cred.IsToken() || guessed && !a.endpoint.trials.trusts(sent{cred, ""}) {
 		return nil
 	}
 	req.SetBasicAuth(cred.Username, cred.Password.Reveal())
@@ -58,7 +58,7 @@ func (a *Authorizer) learnBasic(ctx context.Context, c auth.Challenge, req *http
 		}
 	}
 	a.mu.Unlock()
-	cred, err := a.credential(ctx, refused)
+	cred, err := a.credential(ctx, refused, "")
 	if err != nil {
 		return err
 	}
@@ -85,15 +85,15 @@ func (a *Authorizer) begin(req *http.Request) (_ *http.Request, end func(*http.R
 	}
 	ctx := req.Context()
 	image := a.image(ctx)
-	done, err := a.endpoint.trials.begin(ctx, cred, image)
+	done, err := a.endpoint.trials.begin(ctx, sent{cred, ""}, image)
 	if err != nil && ctx.Err() == nil {
-		fresh, ferr := a.credential(ctx, cred)
+		fresh, ferr := a.credential(ctx, cred, "")
 		if ferr != nil || fresh.IsZero() || fresh.IsToken() {
 			return nil, nil, err
 		}
 		req = req.Clone(ctx)
 		req.SetBasicAuth(fresh.Username, fresh.Password.Reveal())
-		done, err = a.endpoint.trials.begin(ctx, fresh, image)
+		done, err = a.endpoint.trials.begin(ctx, sent{fresh, ""}, image)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -119,12 +119,12 @@ func (e *Endpoint) verdictOf(resp *http.Response) verdict {
 // maxUsed bounds the credentials that are kept to be taken out of texts.
 const maxUsed = 64
 
-// credential asks for the credential for the repository of ctx, after another was refused if that is not zero. One that the
-// registry refused a moment ago is an error, unless there is another.
-func (a *Authorizer) credential(ctx context.Context, refused credential.Credential) (credential.Credential, error) {
+// credential asks for the credential for the repository of ctx, after another was refused if that is not zero. One that was
+// refused a moment ago, by the token server or, if realm is "", by the registry, is an error, unless there is another.
+func (a *Authorizer) credential(ctx context.Context, refused credential.Credential, realm string) (credential.Credential, error) {
 	image := a.image(ctx)
 	cred, err := a.keychain.Credential(ctx, image, refused)
-	if err == nil && !cred.IsZero() && cred != refused && a.endpoint.trials.check(cred, image) != nil {
+	if err == nil && !cred.IsZero() && cred != refused && a.endpoint.trials.check(sent{cred, realm}, image) != nil {
 		cred, err = a.keychain.Credential(ctx, image, cred)
 	}
 	if err != nil {
@@ -141,7 +141,7 @@ func (a *Authorizer) credential(ctx context.Context, refused credential.Credenti
 		a.used = append(a.used, cred)
 	}
 	a.mu.Unlock()
-	return cred, a.endpoint.trials.check(cred, image)
+	return cred, a.endpoint.trials.check(sent{cred, realm}, image)
 }
 
 // image names the repository that ctx is about, as the configuration names its registry.

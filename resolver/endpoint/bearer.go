@@ -35,10 +35,11 @@ func (a *Authorizer) learnBearer(ctx context.Context, c auth.Challenge, req *htt
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	// Only the token that was refused: another pull may have replaced it meanwhile.
-	if sent, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer "); ok {
-		a.endpoint.trials.note(credential.Credential{Username: credential.RegistryToken, Password: credential.Secret(sent)}, a.image(ctx))
+	if value, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer "); ok {
+		own := credential.Credential{Username: credential.RegistryToken, Password: credential.Secret(value)}
+		a.endpoint.trials.note(sent{own, c.Parameters["realm"]}, a.image(ctx))
 		for key, t := range a.tokens {
-			if t.value == sent {
+			if t.value == value {
 				delete(a.tokens, key)
 			}
 		}
@@ -84,13 +85,13 @@ func (a *Authorizer) token(ctx context.Context, c auth.Challenge) (string, error
 }
 
 func (a *Authorizer) fetch(ctx context.Context, key string, options auth.TokenOptions) (string, error) {
-	cred, err := a.credential(ctx, credential.Credential{})
+	cred, err := a.credential(ctx, credential.Credential{}, options.Realm)
 	if err != nil {
 		return "", err
 	}
 	t, err := a.fetchAs(ctx, cred, options)
 	if !cred.IsZero() && errors.Is(err, docker.ErrInvalidAuthorization) {
-		fresh, ferr := a.credential(ctx, cred)
+		fresh, ferr := a.credential(ctx, cred, options.Realm)
 		switch {
 		case errors.Is(ferr, credential.ErrUnavailable):
 			return "", ferr
@@ -117,7 +118,7 @@ func (a *Authorizer) fetchAs(ctx context.Context, cred credential.Credential, op
 	end := func(verdict) {}
 	if !cred.IsZero() {
 		var err error
-		if end, err = a.endpoint.trials.begin(ctx, cred, a.image(ctx)); err != nil {
+		if end, err = a.endpoint.trials.begin(ctx, sent{cred, options.Realm}, a.image(ctx)); err != nil {
 			return token{}, err
 		}
 	}

@@ -47,7 +47,7 @@ func TestRefuseLocal(t *testing.T) {
 	}
 }
 
-// A token is used for nine tenths of what its server says of its life, within bounds.
+// C10: a token is used for nine tenths of what its server says of its life, within bounds.
 func TestTokenLife(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

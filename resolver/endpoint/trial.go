@@ -48,10 +48,17 @@ type trials struct {
 	running map[uint64]chan struct{}
 }
 
-// place is where a credential was refused: for an image, or, if that is "", for all.
+// sent is a credential and the token server that it is sent to, "" for the registry itself. What one refuses another may
+// take.
+type sent struct {
+	credential.Credential
+	realm string
+}
+
+// place is where something sent was refused: for an image, or, if that is "", for all.
 type place struct {
-	credential uint64
-	image      string
+	sent  uint64
+	image string
 }
 
 func newTrials(host string) *trials {
@@ -71,15 +78,15 @@ func (e *refusedError) Error() string {
 
 func (*refusedError) Unwrap() error { return docker.ErrInvalidAuthorization }
 
-// check returns an error if c was refused a moment ago.
-func (t *trials) check(c credential.Credential, image string) error {
+// check returns an error if s was refused a moment ago.
+func (t *trials) check(s sent, image string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.checkLocked(maphash.Comparable(t.seed, c), image)
+	return t.checkLocked(maphash.Comparable(t.seed, s), image)
 }
 
-func (t *trials) checkLocked(c uint64, image string) error {
-	for _, p := range []place{{c, ""}, {c, image}} {
+func (t *trials) checkLocked(hash uint64, image string) error {
+	for _, p := range []place{{hash, ""}, {hash, image}} {
 		if at, ok := t.refused[p]; ok && time.Since(at) < refusedFor {
 			return &refusedError{t.host, time.Since(at)}
 		}
@@ -87,16 +94,16 @@ func (t *trials) checkLocked(c uint64, image string) error {
 	return nil
 }
 
-// trusts reports whether c was taken, and not refused since.
-func (t *trials) trusts(c credential.Credential) bool {
+// trusts reports whether s was taken, and not refused since.
+func (t *trials) trusts(s sent) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.trust[maphash.Comparable(t.seed, c)] == fullTrust
+	return t.trust[maphash.Comparable(t.seed, s)] == fullTrust
 }
 
-// begin waits until c may be sent. End must be called with what came of it.
-func (t *trials) begin(ctx context.Context, c credential.Credential, image string) (end func(verdict), err error) {
-	hash := maphash.Comparable(t.seed, c)
+// begin waits until s may be sent. End must be called with what came of it.
+func (t *trials) begin(ctx context.Context, s sent, image string) (end func(verdict), err error) {
+	hash := maphash.Comparable(t.seed, s)
 	for {
 		t.mu.Lock()
 		if err := t.checkLocked(hash, image); err != nil {
@@ -158,7 +165,7 @@ func (t *trials) end(hash uint64, image string, v verdict, own chan struct{}) {
 	}
 }
 
-// note remembers that c was refused, for a token that may be one for the registry itself.
-func (t *trials) note(c credential.Credential, image string) {
-	t.end(maphash.Comparable(t.seed, c), image, notForThis, nil)
+// note remembers that s was refused, for a token that may be one for the registry itself.
+func (t *trials) note(s sent, image string) {
+	t.end(maphash.Comparable(t.seed, s), image, notForThis, nil)
 }
