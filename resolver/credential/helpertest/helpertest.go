@@ -124,7 +124,7 @@ var program = sync.OnceValues(func() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	path := filepath.Join(dir, "program")
 	out, err := exec.Command("go", "build", "-o", path, "github.com/berth-edge/berth/resolver/credential/helpertest/program").CombinedOutput() //nolint:noctx // go test ends it
 	if err != nil {

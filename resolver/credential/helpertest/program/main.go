@@ -24,48 +24,50 @@ func main() {
 		time.Sleep(10 * time.Minute)
 		return
 	}
-	if err := run(); err != nil {
+	code, err := run()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(99)
+		code = 99
 	}
+	os.Exit(code)
 }
 
-func run() error {
+// run returns the code to end with.
+func run() (int, error) {
 	path, err := os.Executable()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	text, err := os.ReadFile(path + ".script")
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var s helpertest.Script
 	if err := json.Unmarshal(text, &s); err != nil {
-		return err
+		return 0, err
 	}
 	if s.Stubborn {
 		signal.Ignore(syscall.SIGTERM)
 	}
 	stdin, err := io.ReadAll(os.Stdin)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	pids := []int{os.Getpid()}
 	if s.Child {
 		child := exec.Command(path, "sleep") //nolint:noctx // it outlives this process
 		child.Stdout, child.Stderr = os.Stdout, os.Stderr
 		if err := child.Start(); err != nil {
-			return err
+			return 0, err
 		}
 		pids = append(pids, child.Process.Pid)
 	}
 	if err := note(path+".runs", helpertest.Run{Stdin: string(stdin), Args: os.Args[1:], Env: os.Environ(), PIDs: pids}); err != nil {
-		return err
+		return 0, err
 	}
 	time.Sleep(s.Sleep)
 	write(s, string(stdin))
-	os.Exit(s.Exit)
-	return nil
+	return s.Exit, nil
 }
 
 // note writes down a run, in one write so that those of several processes do not mix.
