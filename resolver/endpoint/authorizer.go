@@ -66,7 +66,7 @@ func (a *Authorizer) Authorize(ctx context.Context, req *http.Request) error {
 	}
 	var err error
 	if challenge.Scheme == auth.BasicAuth {
-		err = a.authorizeBasic(ctx, req, challenge.basic, guessed)
+		err = a.authorizeBasic(ctx, req, challenge.basic)
 	} else {
 		err = a.authorizeBearer(ctx, req, challenge.Challenge)
 	}

@@ -17,25 +17,22 @@ import (
 )
 
 // authorizeBasic sends a username and a password: those that the repository got before, unless they were refused since. A
-// guess is made with no credential but one that the registry has taken, since who guesses wrong may be locked out, and is
-// refused what everybody gets.
-func (a *Authorizer) authorizeBasic(ctx context.Context, req *http.Request, cred credential.Credential, guessed bool) error {
+// guess that is refused is followed by a request without any, see learnBasic.
+func (a *Authorizer) authorizeBasic(ctx context.Context, req *http.Request, cred credential.Credential) error {
 	if cred.IsZero() || a.endpoint.trials.check(sent{cred, ""}, a.image(ctx)) != nil {
-		fresh, err := a.credential(ctx, cred, "")
+		fresh, err := a.credential(ctx, "")
 		if err != nil {
 			return err
 		}
 		cred = fresh
-		if !guessed {
-			a.mu.Lock()
-			if l, ok := a.challenges[scopes(ctx)]; ok {
-				l.basic = cred
-				a.challenges[scopes(ctx)] = l
-			}
-			a.mu.Unlock()
+		a.mu.Lock()
+		if l, ok := a.challenges[scopes(ctx)]; ok { // and not a guess
+			l.basic = cred
+			a.challenges[scopes(ctx)] = l
 		}
+		a.mu.Unlock()
 	}
-	if cred.IsZero() || cred.IsToken() || guessed && !a.endpoint.trials.trusts(sent{cred, ""}) {
+	if cred.IsZero() || cred.IsToken() {
 		return nil
 	}
 	req.SetBasicAuth(cred.Username, cred.Password.Reveal())
@@ -58,7 +55,7 @@ func (a *Authorizer) learnBasic(ctx context.Context, c auth.Challenge, req *http
 		}
 	}
 	a.mu.Unlock()
-	cred, err := a.credential(ctx, refused, "")
+	cred, err := a.credential(ctx, "")
 	if err != nil {
 		return err
 	}
@@ -87,7 +84,7 @@ func (a *Authorizer) begin(req *http.Request) (_ *http.Request, end func(*http.R
 	image := a.image(ctx)
 	done, err := a.endpoint.trials.begin(ctx, sent{cred, ""}, image)
 	if err != nil && ctx.Err() == nil {
-		fresh, ferr := a.credential(ctx, cred, "")
+		fresh, ferr := a.credential(ctx, "")
 		if ferr != nil || fresh.IsZero() || fresh.IsToken() {
 			return nil, nil, err
 		}
@@ -119,12 +116,12 @@ func (e *Endpoint) verdictOf(resp *http.Response) verdict {
 // maxUsed bounds the credentials that are kept to be taken out of texts.
 const maxUsed = 64
 
-// credential asks for the credential for the repository of ctx, after another was refused if that is not zero. One that was
-// refused a moment ago, by the token server or, if realm is "", by the registry, is an error, unless there is another.
-func (a *Authorizer) credential(ctx context.Context, refused credential.Credential, realm string) (credential.Credential, error) {
+// credential asks for the credential for the repository of ctx. One that was refused a moment ago, by the token server or,
+// if realm is "", by the registry, is asked for anew, and is an error if there is no other.
+func (a *Authorizer) credential(ctx context.Context, realm string) (credential.Credential, error) {
 	image := a.image(ctx)
-	cred, err := a.keychain.Credential(ctx, image, refused)
-	if err == nil && !cred.IsZero() && cred != refused && a.endpoint.trials.check(sent{cred, realm}, image) != nil {
+	cred, err := a.keychain.Credential(ctx, image, credential.Credential{})
+	if err == nil && !cred.IsZero() && a.endpoint.trials.check(sent{cred, realm}, image) != nil {
 		cred, err = a.keychain.Credential(ctx, image, cred)
 	}
 	if err != nil {

@@ -85,13 +85,13 @@ func (a *Authorizer) token(ctx context.Context, c auth.Challenge) (string, error
 }
 
 func (a *Authorizer) fetch(ctx context.Context, key string, options auth.TokenOptions) (string, error) {
-	cred, err := a.credential(ctx, credential.Credential{}, options.Realm)
+	cred, err := a.credential(ctx, options.Realm)
 	if err != nil {
 		return "", err
 	}
 	t, err := a.fetchAs(ctx, cred, options)
 	if !cred.IsZero() && errors.Is(err, docker.ErrInvalidAuthorization) {
-		fresh, ferr := a.credential(ctx, cred, options.Realm)
+		fresh, ferr := a.credential(ctx, options.Realm)
 		switch {
 		case errors.Is(ferr, credential.ErrUnavailable):
 			return "", ferr

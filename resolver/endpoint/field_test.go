@@ -103,7 +103,7 @@ func (r replacing) Write(b []byte) (int, error) {
 func TestShortTokensOfALongPull(t *testing.T) {
 	t.Parallel()
 	g := guard(t, login(), nil)
-	g.tokens.Life = 2
+	g.tokens.Life, g.tokens.Ends = 2, 2*time.Second
 	slow := registrytest.Serve(t, g.authority.Server(t), only("/blobs/", func(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(300 * time.Millisecond)
 		g.tokens.Protect(registrytest.Registry{Image: g.image}).ServeHTTP(w, r)
@@ -125,8 +125,8 @@ func TestShortTokensOfALongPull(t *testing.T) {
 		})
 	}
 	layers.Wait()
-	if got := len(g.tokens.Issued()); got < 2 || got > 5 {
-		t.Errorf("got %d tokens, want 2 to 5", got)
+	if got := len(g.tokens.Issued()); got < 2 || got > 15 {
+		t.Errorf("got %d tokens, want 2 or a few more", got)
 	}
 }
 

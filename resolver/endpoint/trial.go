@@ -94,13 +94,6 @@ func (t *trials) checkLocked(hash uint64, image string) error {
 	return nil
 }
 
-// trusts reports whether s was taken, and not refused since.
-func (t *trials) trusts(s sent) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.trust[maphash.Comparable(t.seed, s)] == fullTrust
-}
-
 // begin waits until s may be sent. End must be called with what came of it.
 func (t *trials) begin(ctx context.Context, s sent, image string) (end func(verdict), err error) {
 	hash := maphash.Comparable(t.seed, s)

@@ -4,6 +4,7 @@
 package registrytest
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -29,8 +30,10 @@ func Basic(user, password string, next http.Handler) http.Handler {
 type Tokens struct {
 	// Realm is where registries send clients for a token.
 	Realm string
-	// Life is what is said of a token's life, in seconds; 0 says nothing, and then it does not end.
+	// Life is what is said of a token's life, in seconds; 0 says nothing.
 	Life int
+	// Ends is how long a token is taken; 0 is for ever.
+	Ends time.Duration
 
 	user, password string
 	mu             sync.Mutex
@@ -64,11 +67,10 @@ func (s *Tokens) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.mu.Unlock()
 	token := fmt.Sprintf("canary-token-%d-of-%s", len(s.issued), r.Form.Get("service"))
 	s.issued = append(s.issued, token)
-	s.valid[token] = grant{scopes, time.Now().Add(24 * time.Hour)}
+	s.valid[token] = grant{scopes, time.Now().Add(cmp.Or(s.Ends, 24*time.Hour))}
 	answer := map[string]any{"token": token, "access_token": token}
 	if s.Life > 0 {
 		answer["expires_in"] = s.Life
-		s.valid[token] = grant{scopes, time.Now().Add(time.Duration(s.Life) * time.Second)}
 	}
 	_ = json.NewEncoder(w).Encode(answer)
 }
