@@ -68,10 +68,7 @@ func (a *Authorizer) token(ctx context.Context, c auth.Challenge) (string, error
 				err = fmt.Errorf("fetch token: panic: %v", r)
 			}
 		}()
-		// The first who asks may give up while others wait.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tokenTimeout)
-		defer cancel()
-		return a.fetch(ctx, key, options)
+		return a.fetch(context.WithoutCancel(ctx), key, options) // the first who asks may give up while others wait
 	})
 	select {
 	case <-ctx.Done():
@@ -111,6 +108,8 @@ func (a *Authorizer) fetchAs(ctx context.Context, cred credential.Credential, op
 	if cred.Username == credential.RegistryToken {
 		return newToken(cred.Password.Reveal(), 0), nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, tokenTimeout) // a helper has a limit of its own
+	defer cancel()
 	options.Secret = cred.Password.Reveal()
 	if cred.Username != credential.IdentityToken {
 		options.Username = cred.Username

@@ -274,3 +274,28 @@ func TestWrongPasswordInAStorm(t *testing.T) {
 		})
 	}
 }
+
+// Pulls do not wait for one another where a registry hangs that has not taken the credential yet.
+func TestTrialOfARegistryThatHangs(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("hangs", 1<<10)
+	authority := registrytest.NewAuthority(t)
+	server := registrytest.Serve(t, authority.Server(t), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" {
+			<-r.Context().Done()
+		}
+		registrytest.Basic(user, password, registrytest.Registry{Image: image}).ServeHTTP(w, r)
+	}))
+	opts := trusting(authority)
+	opts.StallTimeout = 300 * time.Millisecond
+	e := newEndpoint(t, server.Host, login(), opts)
+	start := time.Now()
+	var pulls sync.WaitGroup
+	for i := range 50 {
+		pulls.Go(func() { wantError(t, pull(t.Context(), e, fmt.Sprint("app", i), image), "stalled") })
+	}
+	pulls.Wait()
+	if took := time.Since(start); took > 6*time.Second {
+		t.Errorf("got the last error after %s, want it after little more than twice 300ms", took)
+	}
+}

@@ -94,33 +94,42 @@ func (t *trials) checkLocked(hash uint64, image string) error {
 	return nil
 }
 
-// begin waits until s may be sent. End must be called with what came of it.
+// begin waits until s may be sent. End must be called with what came of it. A trial that takes long, or says nothing, is not
+// waited for any longer: a registry that hangs would be asked by one pull after another.
 func (t *trials) begin(ctx context.Context, s sent, image string) (end func(verdict), err error) {
 	hash := maphash.Comparable(t.seed, s)
-	for {
-		t.mu.Lock()
-		if err := t.checkLocked(hash, image); err != nil {
-			t.mu.Unlock()
+	patience := time.NewTimer(refusedFor)
+	defer patience.Stop()
+	for waited := false; ; waited = true {
+		own, other, err := t.join(hash, image)
+		if err != nil {
 			return nil, err
 		}
-		if t.trust[hash] == fullTrust {
-			t.mu.Unlock()
-			return func(v verdict) { t.end(hash, image, v, nil) }, nil
-		}
-		other, busy := t.running[hash]
-		if !busy {
-			own := make(chan struct{})
-			t.running[hash] = own
-			t.mu.Unlock()
+		if other == nil || waited {
 			return func(v verdict) { t.end(hash, image, v, own) }, nil
 		}
-		t.mu.Unlock()
 		select {
 		case <-other:
+		case <-patience.C:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// join returns the trial of the caller's own, another's that is to be waited for, or neither if there is no need of one.
+func (t *trials) join(hash uint64, image string) (own, other chan struct{}, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.checkLocked(hash, image); err != nil || t.trust[hash] == fullTrust {
+		return nil, nil, err
+	}
+	if other, busy := t.running[hash]; busy {
+		return nil, other, nil
+	}
+	own = make(chan struct{})
+	t.running[hash] = own
+	return own, nil, nil
 }
 
 func (t *trials) end(hash uint64, image string, v verdict, own chan struct{}) {
