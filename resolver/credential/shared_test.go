@@ -62,3 +62,26 @@ func TestHelperIsAskedAnew(t *testing.T) {
 		t.Errorf("got %d runs, want 2", got)
 	}
 }
+
+// A storm of a hundred pulls: how often a helper runs for it, cold and with what is remembered.
+func BenchmarkHelperStorm(b *testing.B) {
+	h, source := dockerHelper(b, helpertest.Script{Stdout: secretAnswer})
+	k := source.Keychain()
+	const pulls = 100
+	var storms int
+	for b.Loop() {
+		storms++
+		var storm sync.WaitGroup
+		for i := range pulls {
+			storm.Go(func() {
+				if _, err := k.Credential(b.Context(), fmt.Sprintf("reg.test/app%d", i), credential.Credential{}); err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		storm.Wait()
+	}
+	runs := len(h.Runs(b))
+	b.ReportMetric(float64(runs), "runs")
+	b.ReportMetric(float64(pulls*storms)/float64(runs), "pulls/run")
+}
