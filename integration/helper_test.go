@@ -119,6 +119,39 @@ func TestCredentialHelperFails(t *testing.T) {
 	}
 }
 
+// TestPasswordFileRotates: a password file is read when it has changed, without a reload, and a new password is tried at once
+// though the old one was refused (C13); what it held before is used while it cannot be (C14).
+func TestPasswordFileRotates(t *testing.T) {
+	r := registry.Start(t, registry.Options{Users: ann})
+	for i, name := range []string{"a:1", "b:1"} {
+		small(uint64(650+2*i)).Push(t, r, "p/quay.io/"+name)
+	}
+	file := t.TempDir() + "/password"
+	write(t, file, "wrong-s3cret\n")
+	n := startNode(t, entry(t, r, "p", `username = "ann"`, fmt.Sprintf("password_file = %q", file)), daemon.Options{})
+	start := time.Now()
+	for range 5 {
+		wantError(t, pullCtr(t, n.Daemon, "quay.io/a:1"), "unauthorized: ", "the credential was refused ")
+	}
+	wrong := base64.StdEncoding.EncodeToString([]byte("ann:wrong-s3cret"))
+	if got, most := len(r.Log.Containing(wrong)), 1+int(time.Since(start)/(5*time.Second)); got > most {
+		t.Errorf("got %d requests with a wrong password, want %d", got, most)
+	}
+	write(t, file+".new", "s3cret\n")
+	if err := os.Rename(file+".new", file); err != nil {
+		t.Fatal(err)
+	}
+	if err := pullCtr(t, n.Daemon, "quay.io/a:1"); err != nil {
+		t.Errorf("with the right password: %v", err)
+	}
+	if err := os.Truncate(file, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := pullCtr(t, n.Daemon, "quay.io/b:1"); err != nil {
+		t.Errorf("with an empty file: %v", err)
+	}
+}
+
 // TestProviderBesideExternal: several registries, with and without credentials, reached by rewriting and under their own
 // names; several paths of one host have different credentials. Each gets its own, and no other's.
 func TestProviderBesideExternal(t *testing.T) {

@@ -5,6 +5,10 @@
 //
 // A [Credential] belongs to the registry that it was configured for. Getting none is not an error; failing to
 // get one that was configured is, and is never turned into an anonymous pull: see [ErrUnavailable].
+//
+// Where it comes from is a [Source]: a password, a file with one, docker's config.json, a docker credential helper, or a
+// credential provider of kubelet's. [Source.Keychain] makes of it what remembers: files are read again when they changed,
+// and helpers run once for all pulls that may share an answer.
 package credential
 
 import (
