@@ -97,6 +97,27 @@ func TestProviderInAStorm(t *testing.T) {
 	}
 }
 
+// SEC-11: no more than four run at once for one registry.
+func TestProvidersAtOnce(t *testing.T) {
+	t.Parallel()
+	h, source := provider(t, helpertest.Script{Stdout: response("Image", forImage), Sleep: 300 * time.Millisecond}, credential.Provider{})
+	k := source.Keychain()
+	start := time.Now()
+	var pulls sync.WaitGroup
+	for i := range 13 {
+		pulls.Go(func() {
+			if _, err := ask(t, k, fmt.Sprintf("reg.test/app%d", i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	pulls.Wait()
+	// The first by itself, since it is not known yet what its answer is for, and then three times four.
+	if took := time.Since(start); took < 4*300*time.Millisecond || len(h.Runs(t)) != 13 {
+		t.Errorf("got %d runs in %s, want 13 in no less than 1.2s", len(h.Runs(t)), took)
+	}
+}
+
 // D12: how long an answer is used.
 func TestProviderCacheDuration(t *testing.T) {
 	const auth = `"auth":{"${HOST}":{"username":"u","password":"hunter2"}}`

@@ -30,10 +30,10 @@ type Authorizer struct {
 	fetches  singleflight.Group
 
 	mu         sync.Mutex
-	challenges map[string]learned // by the scopes that containerd asks for, one repository's
-	latest     *auth.Challenge    // for a repository that was not challenged yet
-	tokens     map[string]token   // by realm, service and scopes
-	used       []credential.Credential
+	challenges map[string]learned      // by the scopes that containerd asks for, one repository's
+	latest     *auth.Challenge         // for a repository that was not challenged yet
+	tokens     map[string]token        // by realm, service and scopes
+	used       []credential.Credential // the last ones, to be taken out of texts
 }
 
 // learned is what the registry asks for a repository.
@@ -50,7 +50,8 @@ type token struct {
 
 var _ docker.Authorizer = (*Authorizer)(nil)
 
-// Authorizer returns one that has the credentials of keychain and shares nothing with others.
+// Authorizer returns one that has the credentials of keychain, and shares nothing with others but which of them the registry
+// refused a moment ago.
 func (e *Endpoint) Authorizer(keychain credential.Keychain) *Authorizer {
 	return &Authorizer{endpoint: e, keychain: keychain, challenges: map[string]learned{}, tokens: map[string]token{}}
 }
