@@ -50,9 +50,14 @@ func app(stdout, stderr io.Writer) *cli.Command {
 		ErrWriter:             stderr,
 		HideVersion:           true,
 		EnableShellCompletion: true,
-		ExitErrHandler:        func(context.Context, *cli.Command, error) {}, // run decides
-		OnUsageError:          onUsageError,
-		Action:                noCommand,
+		ConfigureShellCompletionCommand: func(cmd *cli.Command) {
+			cmd.Hidden = false
+		},
+		DisableSliceFlagSeparator: true, // the name of a file may have a comma
+		Flags:                     []cli.Flag{quietFlag()},
+		ExitErrHandler:            func(context.Context, *cli.Command, error) {}, // run decides
+		OnUsageError:              onUsageError,
+		Action:                    noCommand,
 		Commands: []*cli.Command{
 			explainCommand(),
 			{

@@ -56,7 +56,7 @@ func (r *reader) document(name string, top *yaml.Node) []error {
 	kind, version := text(s.field(top, "kind")), text(s.field(top, "apiVersion"))
 	switch {
 	case kind == "":
-		return []error{fmt.Errorf("%s: is no manifest: it has no kind; of a chart, %s", at, strings.TrimPrefix(renderChart, "render the chart "))}
+		return []error{fmt.Errorf("%s: is no manifest: it has no kind; if it is of a chart, %s", at, renderChart)}
 	case kind == "Kustomization":
 		return []error{fmt.Errorf("%s: is a kustomization, which may change images; give what `kubectl kustomize` prints to -f -", at)}
 	case kind == "Images" && strings.HasPrefix(version, "output.kubeadm.k8s.io/"):

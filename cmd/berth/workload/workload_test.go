@@ -62,7 +62,7 @@ spec:
 		{"kubeadm", "registry.k8s.io/kube-apiserver:v1.34.0\nregistry.k8s.io/pause:3.10\n", "registry.k8s.io/kube-apiserver:v1.34.0 1\nregistry.k8s.io/pause:3.10 2\n"},
 		{"kubeadm, YAML", "apiVersion: output.kubeadm.k8s.io/v1alpha3\nimages:\n- a:1\n- b:1\nkind: Images\n", "a:1 3\nb:1 4\n"},
 		{"kubeadm, JSON", "{\n    \"kind\": \"Images\",\n    \"apiVersion\": \"output.kubeadm.k8s.io/v1alpha3\",\n    \"images\": [\n        \"a:1\",\n        \"b:1\"\n    ]\n}\n", "a:1 5\nb:1 6\n"},
-		
+
 		{"list with comments", "\xef\xbb\xbf# images\r\n\r\n  a:1 # the first\r\nb:1\t# the second\r\n#c:1\r\nlocalhost:5000/d", "a:1 3\nb:1 4\nlocalhost:5000/d 6\n"},
 		{"a container that adds to another", "kind: Alertmanager\nspec:\n  containers:\n  - name: a\n    resources: {}\n  - image: b:1\n", "b:1 6\n"},
 		{"a schema", "kind: CustomResourceDefinition\nspec:\n  containers: {type: array, items: {image: {type: string}}}\n---\nkind: Pod\nspec: {containers: [{image: a:1}]}\n", "a:1 6\n"},
@@ -94,7 +94,7 @@ func TestReadMistakes(t *testing.T) {
 		{"template around", "{{- if .Values.x }}\nkind: Pod\n{{- end }}\n", "YAML syntax: "},
 		{"template within", "kind: Pod\nspec:\n  {{- toYaml .Values.x | nindent 4 }}\n", "; if it is a template, " + chart},
 		{"variable", pod + "${IMAGE}\n", ":4: image \"${IMAGE}\" has a variable; put its value in first"},
-		{"values", "image:\n  tag: a\n", ":1: is no manifest: it has no kind; of a chart, "},
+		{"values", "image:\n  tag: a\n", ":1: is no manifest: it has no kind; if it is of a chart, "},
 		{"values, in a list", pod + "{repository: a, tag: b}\n", ":4: image is not text; "},
 		{"empty", pod + "\"\"\n", ":4: image is empty; want a reference"},
 		{"null", pod + "\n", ":4: image is empty; want a reference"},
