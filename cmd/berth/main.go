@@ -43,7 +43,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func app(stdout, stderr io.Writer) *cli.Command {
-	return &cli.Command{
+	return wholeValues(&cli.Command{
 		Name:                  "berth",
 		Usage:                 "where containerd takes images from",
 		Writer:                stdout,
@@ -53,11 +53,10 @@ func app(stdout, stderr io.Writer) *cli.Command {
 		ConfigureShellCompletionCommand: func(cmd *cli.Command) {
 			cmd.Hidden = false
 		},
-		DisableSliceFlagSeparator: true, // the name of a file may have a comma
-		Flags:                     []cli.Flag{quietFlag()},
-		ExitErrHandler:            func(context.Context, *cli.Command, error) {}, // run decides
-		OnUsageError:              onUsageError,
-		Action:                    noCommand,
+		Flags:          []cli.Flag{quietFlag()},
+		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // run decides
+		OnUsageError:   onUsageError,
+		Action:         noCommand,
 		Commands: []*cli.Command{
 			explainCommand(),
 			{
@@ -69,8 +68,18 @@ func app(stdout, stderr io.Writer) *cli.Command {
 			statusCommand(),
 			loadCommand(),
 			unpinCommand(),
+			whereCommand(),
 		},
+	})
+}
+
+// wholeValues keeps flags that may be repeated from being cut at commas, which the name of a file may have.
+func wholeValues(cmd *cli.Command) *cli.Command {
+	cmd.DisableSliceFlagSeparator = true
+	for _, sub := range cmd.Commands {
+		wholeValues(sub)
 	}
+	return cmd
 }
 
 func onUsageError(_ context.Context, _ *cli.Command, err error, _ bool) error { return usageError{err} }
