@@ -44,19 +44,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 func app(stdout, stderr io.Writer) *cli.Command {
 	return wholeValues(&cli.Command{
-		Name:                  "berth",
-		Usage:                 "where containerd takes images from",
-		Writer:                stdout,
-		ErrWriter:             stderr,
-		HideVersion:           true,
-		EnableShellCompletion: true,
-		ConfigureShellCompletionCommand: func(cmd *cli.Command) {
-			cmd.Hidden = false
-		},
-		Flags:          []cli.Flag{quietFlag()},
-		ExitErrHandler: func(context.Context, *cli.Command, error) {}, // run decides
-		OnUsageError:   onUsageError,
-		Action:         noCommand,
+		Name:                            "berth",
+		Usage:                           "where containerd takes images from",
+		Description:                     "Exit status: 0 good, 1 a fault was found, 2 wrong usage. berth COMMAND --help has examples of each.",
+		Writer:                          stdout,
+		ErrWriter:                       stderr,
+		HideVersion:                     true,
+		EnableShellCompletion:           true,
+		ConfigureShellCompletionCommand: func(cmd *cli.Command) { cmd.Hidden = false },
+		Flags:                           []cli.Flag{quietFlag()},
+		ExitErrHandler:                  func(context.Context, *cli.Command, error) {}, // run decides
+		OnUsageError:                    onUsageError,
+		Action:                          noCommand,
 		Commands: []*cli.Command{
 			explainCommand(),
 			{
