@@ -197,10 +197,10 @@ func TestReadBomb(t *testing.T) {
 		fmt.Fprintf(&b, "m%d: &m%d {<<: [%s]}\n", i, i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d,", i-1), 9), ","))
 	}
 	b.WriteString("containers: [*m40, {<<: [*m40, *m39]}, {<<: *a40, image: b:1}]\n")
-	wantWithin(t, 5*time.Second, b.String(), 2)
+	wantWithin(t, time.Minute, b.String(), 2)
 	// Each of many containers merges many mappings that have no image.
 	many := 20000
-	wantWithin(t, 10*time.Second, "kind: Pod\ne: &e {x: y}\nm: &m ["+strings.Repeat("*e,", many)+"]\ncontainers:\n- image: a:1\n"+strings.Repeat("- <<: *m\n", many), 1)
+	wantWithin(t, time.Minute, "kind: Pod\ne: &e {x: y}\nm: &m ["+strings.Repeat("*e,", many)+"]\ncontainers:\n- image: a:1\n"+strings.Repeat("- <<: *m\n", many), 1)
 	// Deeper than anybody nests.
 	path := filepath.Join(t.TempDir(), "deep.json")
 	if err := os.WriteFile(path, []byte(`{"kind": `+strings.Repeat("[", 10<<20)), 0o600); err != nil {
@@ -214,14 +214,14 @@ func TestReadBomb(t *testing.T) {
 	}
 }
 
-// Ten megabytes are read in seconds.
+// Ten megabytes are read in a second or two; the limit is for a machine that is busy.
 func TestReadLarge(t *testing.T) {
 	var b strings.Builder
 	n := 0
 	for ; b.Len() < 10<<20; n++ {
 		fmt.Fprintf(&b, "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: p%d\n  labels: {app: x, tier: y}\nspec:\n  containers:\n  - name: c\n    image: quay.io/team/app%d:1\n    args: [a, b, c]\n", n, n)
 	}
-	wantWithin(t, 30*time.Second, b.String(), n)
+	wantWithin(t, 2*time.Minute, b.String(), n)
 }
 
 func wantWithin(t *testing.T, limit time.Duration, text string, want int) {
