@@ -26,18 +26,18 @@ type statusReport struct {
 }
 
 type resolverReport struct {
-	State        string   `json:"state"`
-	Since        string   `json:"since"`
-	Generation   uint64   `json:"generation"`
-	Registries   []string `json:"registries"`
-	Rules        uint32   `json:"rules"`
-	Files        []string `json:"files"`
-	Errors       []string `json:"errors"`
-	Warnings     []string `json:"warnings"`
-	Refused      []string `json:"refused"`
-	RefusedSince string   `json:"refused_since"`
-	CRI          []string `json:"cri"`
-	CRIPastRules bool     `json:"cri_past_rules"`
+	State           string   `json:"state"`
+	Since           string   `json:"since"`
+	Generation      uint64   `json:"generation"`
+	Registries      []string `json:"registries"`
+	Rules           uint32   `json:"rules"`
+	Files           []string `json:"files"`
+	Errors          []string `json:"errors"`
+	Warnings        []string `json:"warnings"`
+	Refused         []string `json:"refused"`
+	RefusedSince    string   `json:"refused_since"`
+	CRI             []string `json:"cri"`
+	CRINeedsRestart bool     `json:"cri_needs_restart"`
 }
 
 type loaderReport struct {
@@ -94,7 +94,7 @@ func reportStatus(s *api.StatusResponse, good bool) statusReport {
 		report.Resolver = &resolverReport{
 			State: strings.ToLower(r.State.String()), Since: timeText(r.Since), Generation: r.Generation, Registries: list(r.Registries),
 			Rules: r.Rules, Files: list(r.Files), Errors: list(r.Problems), Warnings: list(r.Warnings), Refused: list(r.Refused),
-			RefusedSince: timeText(r.RefusedSince), CRI: list(r.Cri), CRIPastRules: r.CriPastRules,
+			RefusedSince: timeText(r.RefusedSince), CRI: list(r.Cri), CRINeedsRestart: r.CriPastRules,
 		}
 	}
 	if l := s.Loader; l != nil {
