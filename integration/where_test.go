@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/santhosh-tekuri/jsonschema/v5"
+
 	"github.com/berth-edge/berth/integration/daemon"
 	"github.com/berth-edge/berth/integration/image"
 	"github.com/berth-edge/berth/integration/registry"
@@ -28,7 +30,59 @@ func where(t *testing.T, d *daemon.Daemon, args ...string) (origins []origin, co
 	if err := json.Unmarshal([]byte(out), &origins); err != nil || problems != "" {
 		t.Fatalf("where %q: got %q %q %v, want an array", args, out, problems, err)
 	}
+	wantSchema(t, "where", out)
 	return origins, code
+}
+
+// wantSchema validates what a command printed as JSON.
+func wantSchema(t *testing.T, name, out string) {
+	t.Helper()
+	schema, err := jsonschema.Compile("../docs/schema/" + name + ".json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var value any
+	if err := json.Unmarshal([]byte(out), &value); err != nil {
+		t.Fatalf("%s: got %q, %v, want JSON", name, out, err)
+	}
+	if err := schema.Validate(value); err != nil {
+		t.Errorf("%s: got\n%s\nwhich is not as documented: %#v", name, out, err)
+	}
+}
+
+// TestJSONOfANode holds what commands print of a real node to their schemas: with bundles that are loaded, that are there, and that
+// are broken, with a change of the rules that is refused, and the routes of images in bundles.
+func TestJSONOfANode(t *testing.T) {
+	daemon.RequireRoot(t)
+	r := registry.Start(t, registry.Options{})
+	l := newLoading(t, entry(t, r, "edge"), daemon.Options{CRI: true})
+	good := l.bundle(t, "a.tar", oneLayer(610, "registry.k8s.io/a:1"))
+	l.put(t, "bad.tar", []byte("nothing"))
+	l.start(t)
+	report := func(code int, schema string, args ...string) string {
+		t.Helper()
+		out, problems, got := berth(t, append(args, "--output", "json")...)
+		if got != code || problems != "" {
+			t.Errorf("berth %q: got exit status %d and %q, want %d and no error", args, got, problems, code)
+		}
+		wantSchema(t, schema, out)
+		return out
+	}
+	report(1, "status", "status", "--address", l.Address)
+	report(1, "status", "status", "--address", l.Address, "--verify")
+	report(0, "load", "load", "--address", l.Address, good)
+	report(1, "load", "load", "--address", l.Address, l.folder)
+	report(0, "explain", "explain", "--config", l.ConfigFile(), "registry.k8s.io/a:1", "nginx")
+	report(0, "check", "config", "check", "--config", l.ConfigFile())
+	l.configure(t, "bad.toml", "[[registries]]\ndomain = \"\"\n")
+	within(t, 10*time.Second, "the change to be refused", func() bool {
+		out, _, _ := berth(t, "status", "--address", l.Address)
+		return strings.Contains(out, "a change is refused")
+	})
+	if out := report(1, "status", "status", "--address", l.Address); !strings.Contains(out, "bad.toml:2: ") {
+		t.Errorf("got status %s, want the mistake in it", out)
+	}
+	report(1, "check", "config", "check", "--config", l.ConfigFile())
 }
 
 // TestWhere asks where images came from that were pulled from a registry and from a bundle, loaded, and pulled past Berth, after a

@@ -28,6 +28,29 @@ func leaves(cmd *cli.Command, name string) map[string]*cli.Command {
 	return all
 }
 
+// The schemas know every state that the loader has.
+func TestSchemasHaveEveryState(t *testing.T) {
+	code, err := os.ReadFile("../../loader/state.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	states := regexp.MustCompile(`State = ("[a-z ]+")`).FindAllSubmatch(code, -1)
+	if len(states) < 9 {
+		t.Fatalf("got states %q, want 9 or more", states)
+	}
+	for _, name := range []string{"load", "status"} {
+		text, err := os.ReadFile("../../docs/schema/" + name + ".json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, state := range states {
+			if strings.Count(string(text), string(state[1])) < 2 {
+				t.Errorf("got %s.json without the state %s of a bundle and of an image", name, state[1])
+			}
+		}
+	}
+}
+
 // Every command has examples, of flags that it has, and stands in docs/commands.md.
 func TestHelpHasExamples(t *testing.T) {
 	docs, err := os.ReadFile("../../docs/commands.md")
