@@ -90,23 +90,27 @@ func (r *repeats) next(f failure, now time.Time) (before repeat, ok bool) {
 	return before, true
 }
 
-// worked forgets what failed of a target before it worked, so that it is logged should it fail again, and logs what was not.
+// worked forgets what failed of a target before it worked, so that it is logged should it fail again, and logs how often it was not.
 func (r *repeats) worked(ctx context.Context, ref, pulledAs string) {
-	for _, ended := range r.forget(ref, pulledAs) {
+	if ended := r.forget(ref, pulledAs); ended.count > 0 {
 		log.G(ctx).WithFields(log.Fields{"ref": ref, "pulled-as": pulledAs}).WithFields(ended.fields()).
 			Info("target of a pull works again")
 	}
 }
 
-func (r *repeats) forget(ref, pulledAs string) (counted []repeat) {
+// forget returns what was counted of a target, whatever the outcomes were.
+func (r *repeats) forget(ref, pulledAs string) (ended repeat) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	maps.DeleteFunc(r.seen, func(f failure, seen *repeat) bool {
-		ended := f.ref == ref && f.pulledAs == pulledAs
-		if ended && seen.count > 0 {
-			counted = append(counted, *seen)
+		if f.ref != ref || f.pulledAs != pulledAs {
+			return false
 		}
-		return ended
+		ended.count += seen.count
+		if ended.first.IsZero() || seen.first.Before(ended.first) {
+			ended.first = seen.first
+		}
+		return true
 	})
-	return counted
+	return ended
 }

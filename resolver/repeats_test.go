@@ -60,8 +60,8 @@ func TestRepeatsAreOfOneFailure(t *testing.T) {
 			t.Errorf("%s: got a line %t that counts %d, want %t and %d", tt.name, ok, before.count, tt.want, tt.count)
 		}
 	}
-	if counted := r.forget(same.ref, same.pulledAs); len(counted) != 1 || counted[0].count != 1 || !counted[0].first.Equal(now) {
-		t.Errorf("got %+v counted when it worked, want one failure since %s", counted, now)
+	if ended := r.forget(same.ref, same.pulledAs); ended.count != 1 || !ended.first.Equal(now) {
+		t.Errorf("got %+v counted when it worked, want one failure since %s", ended, now)
 	}
 	if _, ok := r.next(same, now.Add(119*time.Minute)); !ok {
 		t.Error("got no line of what failed again after it had worked")
