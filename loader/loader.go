@@ -136,7 +136,9 @@ func (l *Loader) Load(ctx context.Context) error {
 		l.catalog.warnAliases(ctx)
 	}
 	if !failed {
-		err = l.letGo(ctx)
+		if err = l.letGo(ctx); err != nil {
+			log.G(ctx).WithError(err).Warn("let go of bundles that have gone; it is tried again")
+		}
 	}
 	l.endLease(ctx, failed)
 	summarize(ctx, entries, first, time.Since(start))
@@ -199,10 +201,12 @@ func (l *Load) Status() []BundleStatus {
 
 // loadAll lists and loads bundles, those at the front first.
 func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
-	ctx, err := l.lease(ctx)
+	leased, err := l.lease(ctx)
 	if err != nil {
+		l.listAll(ctx, entries, err)
 		return err
 	}
+	ctx = leased
 	var work sync.WaitGroup
 	for i, e := range entries {
 		work.Go(func() {
@@ -227,6 +231,23 @@ func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 		errs = append(errs, e.error())
 	}
 	return errors.Join(errs...)
+}
+
+// listAll lists bundles that cannot be loaded, since containerd cannot write to its own store: pulls find out what is in them,
+// and status says why they are not loaded.
+func (l *Loader) listAll(ctx context.Context, entries []*entry, err error) {
+	var work sync.WaitGroup
+	for _, e := range entries {
+		work.Go(func() {
+			defer l.recovered(ctx, e.fail)
+			e.start = time.Now()
+			if l.list(ctx, e) {
+				e.fail(fmt.Errorf("load bundle %s: %w", e.path, err))
+			}
+			e.announce(ctx)
+		})
+	}
+	work.Wait()
 }
 
 // loadBundle lists and loads a bundle, which stands behind others.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/berth-edge/berth/integration/image"
@@ -122,6 +124,40 @@ func TestEnded(t *testing.T) {
 	list, err := manager.List(namespaces.WithNamespace(t.Context(), "k8s.io"))
 	if err != nil || len(list) != 1 {
 		t.Errorf("got leases %v %v, want one", list, err)
+	}
+}
+
+// noLeases cannot make a lease, as on a disk that is full or was mounted read-only.
+type noLeases struct{ leases.Manager }
+
+func (noLeases) Create(context.Context, ...leases.Opt) (leases.Lease, error) {
+	return leases.Lease{}, syscall.EROFS
+}
+
+// TestNoLease has containerd's store refuse to be written to (L7, REL-15): each bundle says so, what is in them is known to
+// pulls all the same, and they are loaded when it can be written to again.
+func TestNoLease(t *testing.T) {
+	asked := 0
+	l, manager := newLoader(t, bundles(t, "a", "b"), func(any) error { asked++; return errors.New("not today") })
+	l.Leases = noLeases{manager}
+	if err := l.Load(t.Context()); !errors.Is(err, syscall.EROFS) || asked != 0 {
+		t.Errorf("got %v and %d pulls, want a read-only file system, and none", err, asked)
+	}
+	for _, b := range l.Catalog().Status() {
+		if b.State != loader.Failed || !errors.Is(b.Err, syscall.EROFS) || len(b.Images) != 1 {
+			t.Errorf("got %+v, want it listed, and failed with the reason", b)
+		}
+	}
+	named, err := reference.ParseNormalizedNamed("quay.io/b:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := l.Catalog().Find(named); !ok {
+		t.Error("got no image for a pull, want that of the bundle")
+	}
+	l.Leases = manager
+	if err := l.Load(t.Context()); err == nil || asked < 2 {
+		t.Errorf("got %v after %d pulls, want both bundles tried again", err, asked)
 	}
 }
 
