@@ -83,6 +83,9 @@ func TestLoadRepairs(t *testing.T) {
 			{name: "the record of the id is gone", running: ctr("images", "rm", a.ConfigDigest.String())},
 			{name: "the top snapshot is gone", running: ctr("snapshots", "rm", chainID(a.Image, 3))},
 			{name: "two snapshots are gone", running: ctr("snapshots", "rm", chainID(a.Image, 3), chainID(a.Image, 2))},
+			{name: "a layer has its length and other bytes, and the snapshot is gone",
+				running: ctr("snapshots", "rm", chainID(a.Image, 3)),
+				stopped: func(t testing.TB, l loading) { spoil(t, l.blob(top)) }, written: []digest.Digest{top}},
 			{name: "the content store has forgotten a layer", running: ctr("content", "rm", top.String()), written: []digest.Digest{top}},
 			{name: "the content store has forgotten a lower layer, and the top snapshot is gone",
 				running: func(t testing.TB, l loading) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -56,7 +57,31 @@ func (l *Loader) loadImage(ctx context.Context, image *Image, written bool) (Sta
 		if k, _, err = l.checkHeld(ctx, image); err != nil {
 			return Failed, err
 		}
+		if err := l.checkLayers(ctx, image, &k); err != nil {
+			return Failed, err
+		}
 	}
+}
+
+// checkLayers reads the layers that are to be unpacked, after that failed once: one of them may have its size and other bytes.
+func (l *Loader) checkLayers(ctx context.Context, image *Image, k *lacks) error {
+	if !k.snapshot {
+		return nil
+	}
+	lacking := append(slices.Clone(k.missing), k.damaged...)
+	for _, layer := range image.contents.layers {
+		if slices.ContainsFunc(lacking, func(l ocispec.Descriptor) bool { return l.Digest == layer.Digest }) {
+			continue
+		}
+		sound, err := l.isSound(ctx, layer)
+		if err != nil {
+			return err
+		}
+		if !sound {
+			k.damaged = append(k.damaged, layer)
+		}
+	}
+	return nil
 }
 
 // maxTries is how often an image is pulled from its bundle. One pull may fail by what another left half-written, or by what
@@ -109,7 +134,7 @@ func normalized(name string) string {
 // of layers whose snapshots exist, since it skips these.
 func (l *Loader) supply(ctx context.Context, image *Image, k lacks) error {
 	for _, desc := range k.damaged {
-		if err := l.repair(ctx, image, desc); err != nil {
+		if err := l.replace(ctx, image.Bundle.Path(), desc, fetcher{image}.Fetch); err != nil {
 			return err
 		}
 	}
@@ -124,36 +149,13 @@ func (l *Loader) supply(ctx context.Context, image *Image, k lacks) error {
 	return nil
 }
 
-// repair puts a blob in the place of one that the content store knows and that is damaged. The store itself would refuse to
-// write what it has.
-func (l *Loader) repair(ctx context.Context, image *Image, desc ocispec.Descriptor) error {
-	l.repairs.Lock()
-	defer l.repairs.Unlock()
-	if whole, err := l.isWhole(ctx, desc); err != nil || whole {
-		return err // another image has it, too
-	}
-	log.G(ctx).WithFields(log.Fields{"image": image.Names[0], "digest": desc.Digest, "bundle": image.Bundle.Path()}).
-		Warn("blob is damaged: it is written again from its bundle")
-	if !image.Bundle.Has(desc.Digest) {
-		return fmt.Errorf("blob %s is damaged and not in the bundle: %w", desc.Digest, errdefs.ErrNotFound)
-	}
-	if err := l.Blobs.Delete(ctx, desc.Digest); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("remove damaged blob %s: %w", desc.Digest, err)
-	}
-	return l.writeTo(ctx, l.Blobs, "berth-repair-"+desc.Digest.String(), image, desc)
-}
-
 func (l *Loader) write(ctx context.Context, image *Image, desc ocispec.Descriptor) error {
-	return l.writeTo(ctx, l.Content, remotes.MakeRefKey(ctx, desc), image, desc)
-}
-
-func (l *Loader) writeTo(ctx context.Context, store content.Store, ref string, image *Image, desc ocispec.Descriptor) error {
 	r, err := fetcher{image}.Fetch(ctx, desc)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	return writeBlob(ctx, store, ref, desc, r)
+	return writeBlob(ctx, l.Content, remotes.MakeRefKey(ctx, desc), desc, r)
 }
 
 // writeBlob writes a blob from its start, whatever was written of it before.

@@ -103,11 +103,13 @@ type Loader struct {
 // New returns a loader that has loaded nothing yet.
 func New(o Options, n Node) *Loader {
 	platform := platforms.Only(o.Platform)
-	return &Loader{
+	l := &Loader{
 		Options: o, Node: n, platform: platform,
 		catalog: newCatalog(platform, o.Aliases),
 		work:    semaphore.NewWeighted(int64(o.Parallel)),
 	}
+	l.unclean.Store(true) // until Run knows better
+	return l
 }
 
 // Catalog returns what the loader knows of its bundles.

@@ -21,7 +21,7 @@ func statusCommand() *cli.Command {
 		Usage:        "show what a running containerd goes by, and what it loaded; exit status 1 if it refuses pulls, if pulls go past the rules, or if something could not be loaded",
 		OnUsageError: onUsageError,
 		Flags: []cli.Flag{addressFlag(), &cli.BoolFlag{
-			Name: "verify", Usage: "compare everything that is unpacked with its layers first, and mend what is damaged",
+			Name: "verify", Usage: "first compare every blob with its digest and everything that is unpacked with its layers, and mend what is damaged",
 		}},
 		Action: showStatus,
 	}
@@ -58,7 +58,7 @@ func showStatus(ctx context.Context, cmd *cli.Command) error {
 		fault = fault || !d.Mended
 	}
 	if cmd.Bool("verify") && len(s.Damages) == 0 {
-		fmt.Fprintln(w, "everything that is unpacked is as its layers are")
+		fmt.Fprintln(w, "every blob is as its digest says, and everything that is unpacked is as its layers are")
 	}
 	if fault {
 		return errFault

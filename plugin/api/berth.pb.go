@@ -79,7 +79,8 @@ func (ResolverStatus_State) EnumDescriptor() ([]byte, []int) {
 
 type StatusRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// verify compares everything that is unpacked with its layers first, and mends what is damaged. It reads all of it.
+	// verify first compares every blob with its digest and everything that is unpacked with its layers, and mends what is
+	// damaged. It reads all of it.
 	Verify        bool `protobuf:"varint,1,opt,name=verify,proto3" json:"verify,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -200,7 +201,7 @@ func (x *StatusResponse) GetDamages() []*Damage {
 	return nil
 }
 
-// Damage is a layer that is not on the disk as it should be.
+// Damage is a blob, or a layer that was unpacked, that is not on the disk as it should be.
 type Damage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
