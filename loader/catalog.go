@@ -202,7 +202,7 @@ func (c *Catalog) keep(path string) *entry {
 		}
 		if e.unchanged() && !e.isBadLayout() {
 			for _, image := range e.images {
-				if image.err != nil {
+				if image.err != nil && !image.broken {
 					image.state, image.err = Waiting, nil // it is tried again
 				}
 			}

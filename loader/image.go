@@ -46,6 +46,8 @@ type Image struct {
 
 	state State
 	err   error
+	// broken says that the bundle itself is to blame for err: the image is not tried again until there is another bundle.
+	broken bool
 }
 
 var _ transfer.ImageFetcher = (*Source)(nil)

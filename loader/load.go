@@ -90,6 +90,9 @@ const maxTries = 3
 
 // pull brings what an image lacks. It reports whether an error is final, since trying again at once is of no use.
 func (l *Loader) pull(ctx context.Context, image *Image, k lacks) (final bool, err error) {
+	if err := image.hasAll(ctx, append(slices.Clone(k.missing), k.damaged...)); err != nil {
+		return true, err
+	}
 	if err := l.enoughSpace(k, image.ranOut.Load()); err != nil {
 		return true, err
 	}
@@ -119,6 +122,18 @@ func (l *Loader) pull(ctx context.Context, image *Image, k lacks) (final bool, e
 		return false, fmt.Errorf("blob %s is not there after all: something removed it", append(k.missing, k.damaged...)[0].Digest)
 	}
 	return false, nil
+}
+
+// hasAll reports the first blob that is not in an image's bundle: nothing of the image need be written then.
+func (i *Image) hasAll(ctx context.Context, wanted []ocispec.Descriptor) error {
+	for _, desc := range wanted {
+		if !i.Bundle.Has(desc.Digest) {
+			i.setBroken()
+			_, err := i.Bundle.Fetch(ctx, desc)
+			return err
+		}
+	}
+	return nil
 }
 
 // normalized is a name with its host, by which containerd labels content.
@@ -270,6 +285,10 @@ func (l *Loader) diagnose(ctx context.Context, image *Image, k lacks, err error)
 			continue // there is another copy, or the error says that there is none
 		}
 		if wrong := image.Bundle.Check(ctx, desc); wrong != nil {
+			var machine syscall.Errno
+			if ctx.Err() == nil && !errors.As(wrong, &machine) { // which may pass
+				image.setBroken()
+			}
 			return true, wrong
 		}
 	}

@@ -162,6 +162,13 @@ func (i *Image) end(state State, err error) {
 
 func (i *Image) fail(err error) { i.set(Failed, err) }
 
+// setBroken notes that its bundle holds an image damaged, or not as a whole.
+func (i *Image) setBroken() {
+	i.catalog.mu.Lock()
+	defer i.catalog.mu.Unlock()
+	i.broken = true
+}
+
 func (i *Image) set(state State, err error) {
 	i.catalog.mu.Lock()
 	defer i.catalog.mu.Unlock()
