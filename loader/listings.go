@@ -10,12 +10,72 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
+	"time"
 
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-edge/berth/loader/bundle"
 )
+
+// list opens a bundle and reads what is in it, unless that is known. It reports whether there is anything to load.
+func (l *Loader) list(ctx context.Context, e *entry) bool {
+	if e.listed() {
+		return e.bundle != nil
+	}
+	for {
+		before, err := os.Lstat(e.path)
+		if err != nil {
+			e.fail(err)
+			return false
+		}
+		start := time.Now()
+		b, err := l.open(ctx, e.path)
+		var machine syscall.Errno
+		switch {
+		case err == nil:
+			l.catalog.list(ctx, e, b)
+			return true
+		case ctx.Err() != nil:
+			e.fail(ctx.Err())
+			return false
+		case time.Since(written(e.path)).Abs() < settled:
+			e.set(Copying) // it may still be copied
+			if wait(ctx, max(settled/4, 2*time.Since(start))) {
+				continue
+			}
+		case errors.As(err, &machine):
+			e.fail(err) // which may pass, and the bundle stay the same
+			return false
+		}
+		e.cannotRead(before, err)
+		return false
+	}
+}
+
+// settled is how long ago a bundle was written for its faults to be its own, and not those of a copy that is not complete.
+const settled = 2 * time.Second
+
+// written returns when a bundle was last written to: of a layout, when a file was added to it.
+func written(path string) (last time.Time) {
+	for _, sub := range []string{"", "index.json", "blobs", "blobs/sha256"} {
+		if info, err := os.Lstat(filepath.Join(path, sub)); err == nil && info.ModTime().After(last) {
+			last = info.ModTime()
+		}
+	}
+	return last
+}
+
+// wait reports whether d passed before ctx ended.
+func wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
 
 // open opens a bundle. What it takes long to list, as a compressed one does, is remembered from one start to the next; the
 // listing is a cache, and one that is lost or damaged is made anew.

@@ -1,0 +1,130 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"slices"
+
+	"github.com/berth-edge/berth/loader/bundle"
+)
+
+// begin sets the bundles there are, and what is refused. Those that did not change are kept with what is known of them.
+func (c *Catalog) begin(files []string, refused []refusal) []*entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var entries []*entry
+	for _, e := range c.entries {
+		if e.byHand && isGone(e.path) {
+			e.byHand = false
+		}
+		if !e.byHand && !slices.Contains(files, e.path) {
+			e.close()
+		}
+	}
+	for _, e := range c.entries {
+		if e.byHand {
+			entries = append(entries, c.keep(e.path))
+		}
+	}
+	for _, path := range files {
+		if !slices.ContainsFunc(entries, func(e *entry) bool { return e.path == path }) {
+			entries = append(entries, c.keep(path))
+		}
+	}
+	for _, r := range refused {
+		entries = append(entries, c.refuse(r))
+	}
+	c.entries, c.begun = entries, true
+	c.index()
+	c.notify()
+	return entries
+}
+
+// differs reports whether there are other bundles than those that the catalog knows, or one of them changed.
+func (c *Catalog) differs(files []string, refused []refusal) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.begun {
+		return true
+	}
+	for _, e := range c.entries {
+		switch {
+		case e.refused:
+			if !slices.ContainsFunc(refused, func(r refusal) bool { return r.path == e.path && r.err.Error() == e.err.Error() }) {
+				return true
+			}
+		case e.byHand && isGone(e.path), !e.byHand && !slices.Contains(files, e.path), !e.unchanged(), e.isBadLayout():
+			return true
+		}
+	}
+	for _, r := range refused {
+		files = append(files, r.path)
+	}
+	return slices.ContainsFunc(files, func(path string) bool {
+		return !slices.ContainsFunc(c.entries, func(e *entry) bool { return e.path == path })
+	})
+}
+
+// add puts bundles that are loaded by hand before those there are: who loads one wants what is in it.
+func (c *Catalog) add(files []string) []*entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var added []*entry
+	for _, path := range files {
+		e := c.keep(path)
+		e.byHand = true
+		added = append(added, e)
+	}
+	others := slices.DeleteFunc(c.entries, func(e *entry) bool { return slices.Contains(files, e.path) })
+	c.entries = append(slices.Clone(added), others...)
+	c.index()
+	c.notify()
+	return added
+}
+
+// keep returns the entry of a bundle, a new one if it changed or could not be read. c.mu is held.
+func (c *Catalog) keep(path string) *entry {
+	for _, e := range c.entries {
+		if e.path != path {
+			continue
+		}
+		if e.unchanged() && !e.isBadLayout() {
+			for _, image := range e.images {
+				if image.err != nil && !image.broken {
+					image.state, image.err = Waiting, nil // it is tried again
+				}
+			}
+			return e
+		}
+		e.close()
+		return &entry{catalog: c, path: path, byHand: e.byHand, state: Listing, said: e.said, noted: e.noted}
+	}
+	return &entry{catalog: c, path: path, state: Listing}
+}
+
+// refuse returns the entry of what is not read. c.mu is held.
+func (c *Catalog) refuse(r refusal) *entry {
+	e := &entry{catalog: c, path: r.path, refused: true, state: Failed, err: r.err}
+	for _, was := range c.entries {
+		if was.path == r.path {
+			was.close()
+			e.said, e.noted = was.said, was.noted
+		}
+	}
+	return e
+}
+
+// list notes what is in a bundle.
+func (c *Catalog) list(ctx context.Context, e *entry, b *bundle.Bundle) {
+	found, problems := imagesOf(ctx, b, c.platform)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e.bundle, e.images, e.problems, e.state = b, found, problems, Loading
+	for _, image := range found {
+		image.catalog = c
+	}
+	c.index()
+	c.notify()
+}
