@@ -4,6 +4,7 @@
 package integration_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -133,6 +134,61 @@ func copySlowly(t *testing.T, path string, data []byte) {
 		}
 		time.Sleep(250 * time.Millisecond)
 	}
+}
+
+// TestLoadBesideCopy copies a bundle for a long time (L10): others are loaded meanwhile, and what it may replace stays pinned
+// until it is there.
+func TestLoadBesideCopy(t *testing.T) {
+	daemon.RequireRoot(t)
+	l := newLoading(t, "", daemon.Options{Level: "info"})
+	former, bundle := bundleOf(50, "quay.io/former:1")
+	place(t, filepath.Join(l.folder, "former.tar"), bundle)
+	l.start(t)
+	l.becomesLoaded(t, "quay.io/former:1", former)
+
+	slow, bundle := bundleOf(51, "quay.io/slow:1")
+	f, err := os.Create(filepath.Join(l.folder, "a-slow.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest, finish, copied := bundle, make(chan struct{}), make(chan error)
+	go func() {
+		for {
+			n := min(len(rest)-1, 1000)
+			if _, err := f.Write(rest[:n]); err != nil {
+				copied <- err
+				return
+			}
+			rest = rest[n:]
+			select {
+			case <-finish:
+				_, err := f.Write(rest)
+				copied <- errors.Join(err, f.Close())
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}()
+	status := func() string { out, _ := l.status(t); return out }
+	within(t, 10*time.Second, "bundle that is being copied", func() bool { return strings.Contains(status(), "a-slow.tar: being copied") })
+	other, bundle := bundleOf(52, "quay.io/other:1")
+	place(t, filepath.Join(l.folder, "other.tar"), bundle)
+	l.becomesLoaded(t, "quay.io/other:1", other)
+	if err := os.Remove(filepath.Join(l.folder, "former.tar")); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 10*time.Second, "status without the former bundle", func() bool { return !strings.Contains(status(), "former.tar:") })
+	if out, good := l.status(t); !good || !strings.Contains(out, "a-slow.tar: being copied") || !l.isPinned(t, "quay.io/former:1") {
+		t.Errorf("got pinned %t and status\n%s\nwant the former image pinned while its successor may be copied", l.isPinned(t, "quay.io/former:1"), out)
+	}
+	close(finish)
+	if err := <-copied; err != nil {
+		t.Fatal(err)
+	}
+	l.becomesLoaded(t, "quay.io/slow:1", slow)
+	within(t, 10*time.Second, "former image without a pin", func() bool { return !l.isPinned(t, "quay.io/former:1") })
+	l.wantNoErrors(t)
+	checkClean(t, l.node, "k8s.io")
 }
 
 // TestReplaced replaces a bundle again and again while it is read, by another file and in place (L9): the image is one or the

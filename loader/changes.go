@@ -55,6 +55,7 @@ func (c *Catalog) differs(files []string, refused []refusal) bool {
 			if !slices.ContainsFunc(refused, func(r refusal) bool { return r.path == e.path && r.err.Error() == e.err.Error() }) {
 				return true
 			}
+		case e.state == Copying && isFresh(e.path): // see hasCopied
 		case e.byHand && isGone(e.path), !e.byHand && !slices.Contains(files, e.path), !e.unchanged(), e.isBadLayout():
 			return true
 		}
@@ -65,6 +66,20 @@ func (c *Catalog) differs(files []string, refused []refusal) bool {
 	return slices.ContainsFunc(files, func(path string) bool {
 		return !slices.ContainsFunc(c.entries, func(e *entry) bool { return e.path == path })
 	})
+}
+
+// isCopying reports whether a bundle is being copied.
+func (c *Catalog) isCopying() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.entries, func(e *entry) bool { return e.state == Copying })
+}
+
+// hasCopied reports whether a bundle that was being copied is not written to any more.
+func (c *Catalog) hasCopied() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.entries, func(e *entry) bool { return e.state == Copying && !isFresh(e.path) })
 }
 
 // add puts bundles that are loaded by hand before those there are: who loads one wants what is in it.
@@ -99,7 +114,11 @@ func (c *Catalog) keep(path string) *entry {
 			return e
 		}
 		e.close()
-		return &entry{catalog: c, path: path, byHand: e.byHand, state: Listing, said: e.said, noted: e.noted}
+		state := Listing
+		if e.state == Copying {
+			state = Copying
+		}
+		return &entry{catalog: c, path: path, byHand: e.byHand, state: state, said: e.said, noted: e.noted}
 	}
 	return &entry{catalog: c, path: path, state: Listing}
 }

@@ -24,13 +24,15 @@ func (l *Loader) list(ctx context.Context, e *entry) bool {
 	if e.listed() {
 		return e.bundle != nil
 	}
+	if e.isCopied() && !l.settles(ctx, e) { // reading it is of no use, and may take long
+		return false
+	}
 	for {
 		before, err := os.Lstat(e.path)
 		if err != nil {
 			e.fail(err)
 			return false
 		}
-		start := time.Now()
 		b, err := l.open(ctx, e.path)
 		var machine syscall.Errno
 		switch {
@@ -40,11 +42,11 @@ func (l *Loader) list(ctx context.Context, e *entry) bool {
 		case ctx.Err() != nil:
 			e.fail(ctx.Err())
 			return false
-		case time.Since(written(e.path)).Abs() < settled:
-			e.set(Copying) // it may still be copied
-			if wait(ctx, max(settled/4, 2*time.Since(start))) {
-				continue
+		case isFresh(e.path): // it may still be copied
+			if !l.settles(ctx, e) {
+				return false
 			}
+			continue
 		case errors.As(err, &machine):
 			e.fail(err) // which may pass, and the bundle stay the same
 			return false
@@ -56,6 +58,24 @@ func (l *Loader) list(ctx context.Context, e *entry) bool {
 
 // settled is how long ago a bundle was written for its faults to be its own, and not those of a copy that is not complete.
 const settled = 2 * time.Second
+
+// settles waits until a bundle was not written to for a while. It reports false if somebody goes on writing: the other bundles
+// are not to wait for the end of that, and [Loader.Run] looks again. Who loads a bundle by hand waits for it.
+func (l *Loader) settles(ctx context.Context, e *entry) bool {
+	e.set(Copying)
+	for first := written(e.path); isFresh(e.path); {
+		if !wait(ctx, settled/4) {
+			return false
+		}
+		if !e.byHand && !written(e.path).Equal(first) {
+			return false
+		}
+	}
+	return true
+}
+
+// isFresh reports whether a bundle was written to a moment ago.
+func isFresh(path string) bool { return time.Since(written(path)).Abs() < settled }
 
 // written returns when a bundle was last written to: of a layout, when a file was added to it.
 func written(path string) (last time.Time) {

@@ -135,7 +135,7 @@ func (l *Loader) Load(ctx context.Context) error {
 	if first {
 		l.catalog.warnAliases(ctx)
 	}
-	if !failed {
+	if !failed && !l.catalog.isCopying() { // what replaces it may be what is copied
 		if err = l.letGo(ctx); err != nil {
 			log.G(ctx).WithError(err).Warn("let go of bundles that have gone; it is tried again")
 		}

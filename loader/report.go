@@ -17,8 +17,8 @@ import (
 // announce writes the one line of a bundle that was worked on, and a line for whatever is wrong with it. What was said the last
 // time, and still holds, is only there for who debugs: containerd may run for months with a broken bundle.
 func (e *entry) announce(ctx context.Context) {
-	if ctx.Err() != nil {
-		return // containerd ends, and that is no fault of the bundle
+	if ctx.Err() != nil || e.isCopied() {
+		return // containerd ends, or the bundle comes later: that is no fault of it
 	}
 	d := time.Since(e.start)
 	s := e.status()

@@ -49,10 +49,20 @@ func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()
 
 // wait reports whether ctx still runs when it is time to load again, and whether that is since the bundles changed.
 func (l *Loader) wait(ctx context.Context, changes <-chan struct{}, again <-chan time.Time) (runs, changed bool) {
+	var look <-chan time.Time
+	if l.catalog.isCopying() {
+		ticks := time.NewTicker(settled / 4)
+		defer ticks.Stop()
+		look = ticks.C
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return false, false
+		case <-look:
+			if l.catalog.hasCopied() {
+				return true, true
+			}
 		case <-again:
 			return true, false
 		case <-changes: // every container that starts is a mount, and a change
