@@ -34,8 +34,8 @@ type Image struct {
 
 	catalog  *Catalog
 	contents contents
-	read     atomic.Int64  // bytes
-	ranOut   atomic.Uint64 // bytes that were free, and not enough, when it was loaded alone
+	read     atomic.Int64         // bytes
+	ranOut   atomic.Pointer[room] // what was free, and not enough, when it was loaded alone
 
 	// Guarded by the catalog.
 	owned []string // the names, aliases too, that no bundle before has

@@ -225,7 +225,7 @@ func (l *Loader) fetchAll(ctx context.Context, e *entry, images []*Image) (lacki
 }
 
 func (l *Loader) fetchWanted(ctx context.Context, e *entry, k lacks, wanted map[digest.Digest]ocispec.Descriptor) error {
-	if err := l.enoughSpace(k, 0); err != nil {
+	if err := l.enoughSpace(k, nil); err != nil {
 		return err
 	}
 	if err := l.work.Acquire(ctx, 1); err != nil {

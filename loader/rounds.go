@@ -155,13 +155,17 @@ func (l *Loader) loadAlone(ctx context.Context, entries []*entry) error {
 
 // loadOneAlone reports whether it may have left something.
 func (l *Loader) loadOneAlone(ctx context.Context, image *Image) (dirty bool) {
-	_, free, unknown := l.space(lacks{})
+	free, unknown := l.room()
 	err := l.loadOne(ctx, image)
 	if err != nil && isFull(err) && unknown == nil {
-		image.ranOut.Store(max(free, image.ranOut.Load()))
+		tooLittle := free
+		if was := image.ranOut.Load(); was != nil {
+			tooLittle = room{max(free.bytes, was.bytes), max(free.inodes, was.inodes)}
+		}
+		image.ranOut.Store(&tooLittle)
 	}
-	_, after, _ := l.space(lacks{})
-	return err != nil && after < free
+	after, _ := l.room()
+	return err != nil && (after.bytes < free.bytes || after.inodes < free.inodes)
 }
 
 // settle records again, now that all bundles are listed, the images that have names which others lay claim to: while they
