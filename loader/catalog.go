@@ -7,6 +7,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/log"
@@ -21,6 +22,8 @@ import (
 type Catalog struct {
 	platform platforms.MatchComparer
 	aliases  map[string]string // by the name that is wanted
+
+	said atomic.Int32 // problems, in this round
 
 	mu      sync.Mutex
 	begun   bool // the bundles are known, if not yet what is in them

@@ -14,27 +14,30 @@ import (
 func (c *Catalog) begin(files []string, refused []refusal) []*entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var entries []*entry
+	there := setOf(files)
 	for _, e := range c.entries {
 		if e.byHand && isGone(e.path) {
 			e.byHand = false
 		}
-		if !e.byHand && !slices.Contains(files, e.path) {
+		if !e.byHand && !there[e.path] {
 			e.close()
 		}
 	}
+	known := c.byPath()
+	var entries []*entry
 	for _, e := range c.entries {
 		if e.byHand {
-			entries = append(entries, c.keep(e.path))
+			entries = append(entries, c.keep(e.path, e))
 		}
 	}
+	byHand := len(entries)
 	for _, path := range files {
-		if !slices.ContainsFunc(entries, func(e *entry) bool { return e.path == path }) {
-			entries = append(entries, c.keep(path))
+		if !slices.ContainsFunc(entries[:byHand], func(e *entry) bool { return e.path == path }) {
+			entries = append(entries, c.keep(path, known[path]))
 		}
 	}
 	for _, r := range refused {
-		entries = append(entries, c.refuse(r))
+		entries = append(entries, c.refuse(r, known[r.path]))
 	}
 	c.entries, c.begun = entries, true
 	c.index()
@@ -49,23 +52,43 @@ func (c *Catalog) differs(files []string, refused []refusal) bool {
 	if !c.begun {
 		return true
 	}
+	there, refusals := setOf(files), map[string]error{}
+	for _, r := range refused {
+		refusals[r.path] = r.err
+	}
 	for _, e := range c.entries {
 		switch {
 		case e.refused:
-			if !slices.ContainsFunc(refused, func(r refusal) bool { return r.path == e.path && r.err.Error() == e.err.Error() }) {
+			if err, ok := refusals[e.path]; !ok || err.Error() != e.err.Error() {
 				return true
 			}
 		case e.state == Copying && isFresh(e.path): // see hasCopied
-		case e.byHand && isGone(e.path), !e.byHand && !slices.Contains(files, e.path), !e.unchanged(), e.isBadLayout():
+		case e.byHand && isGone(e.path), !e.byHand && !there[e.path], !e.unchanged(), e.isBadLayout():
 			return true
 		}
 	}
 	for _, r := range refused {
 		files = append(files, r.path)
 	}
-	return slices.ContainsFunc(files, func(path string) bool {
-		return !slices.ContainsFunc(c.entries, func(e *entry) bool { return e.path == path })
-	})
+	known := c.byPath()
+	return slices.ContainsFunc(files, func(path string) bool { return known[path] == nil })
+}
+
+// byPath are the bundles by their paths. c.mu is held.
+func (c *Catalog) byPath() map[string]*entry {
+	known := make(map[string]*entry, len(c.entries))
+	for _, e := range c.entries {
+		known[e.path] = e
+	}
+	return known
+}
+
+func setOf(paths []string) map[string]bool {
+	set := make(map[string]bool, len(paths))
+	for _, path := range paths {
+		set[path] = true
+	}
+	return set
 }
 
 // isCopying reports whether a bundle is being copied.
@@ -86,51 +109,48 @@ func (c *Catalog) hasCopied() bool {
 func (c *Catalog) add(files []string) []*entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	known, there := c.byPath(), setOf(files)
 	var added []*entry
 	for _, path := range files {
-		e := c.keep(path)
+		e := c.keep(path, known[path])
 		e.byHand = true
 		added = append(added, e)
 	}
-	others := slices.DeleteFunc(c.entries, func(e *entry) bool { return slices.Contains(files, e.path) })
+	others := slices.DeleteFunc(c.entries, func(e *entry) bool { return there[e.path] })
 	c.entries = append(slices.Clone(added), others...)
 	c.index()
 	c.notify()
 	return added
 }
 
-// keep returns the entry of a bundle, a new one if it changed or could not be read. c.mu is held.
-func (c *Catalog) keep(path string) *entry {
-	for _, e := range c.entries {
-		if e.path != path {
-			continue
-		}
-		if e.unchanged() && !e.isBadLayout() {
-			for _, image := range e.images {
-				if image.err != nil && !image.broken {
-					image.state, image.err = Waiting, nil // it is tried again
-				}
-			}
-			return e
-		}
-		e.close()
-		state := Listing
-		if e.state == Copying {
-			state = Copying
-		}
-		return &entry{catalog: c, path: path, byHand: e.byHand, state: state, said: e.said, noted: e.noted}
+// keep returns the entry of a bundle: the one that was known, or a new one if there was none, or if it changed or could not be
+// read. c.mu is held.
+func (c *Catalog) keep(path string, e *entry) *entry {
+	if e == nil {
+		return &entry{catalog: c, path: path, state: Listing}
 	}
-	return &entry{catalog: c, path: path, state: Listing}
+	if e.unchanged() && !e.isBadLayout() {
+		for _, image := range e.images {
+			if image.err != nil && !image.broken {
+				image.state, image.err = Waiting, nil // it is tried again
+			}
+		}
+		return e
+	}
+	e.close()
+	state := Listing
+	if e.state == Copying {
+		state = Copying
+	}
+	return &entry{catalog: c, path: path, byHand: e.byHand, state: state, said: e.said, noted: e.noted}
 }
 
-// refuse returns the entry of what is not read. c.mu is held.
-func (c *Catalog) refuse(r refusal) *entry {
+// refuse returns the entry of what is not read, in the place of one that was known. c.mu is held.
+func (c *Catalog) refuse(r refusal, was *entry) *entry {
 	e := &entry{catalog: c, path: r.path, refused: true, state: Failed, err: r.err}
-	for _, was := range c.entries {
-		if was.path == r.path {
-			was.close()
-			e.said, e.noted = was.said, was.noted
-		}
+	if was != nil {
+		was.close()
+		e.said, e.noted = was.said, was.noted
 	}
 	return e
 }

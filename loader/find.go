@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -26,8 +25,10 @@ type refusal struct {
 // lie in it, by name. What is not there is fine; what must not be trusted is refused, and the rest is returned with it.
 func find(paths []string) (files []string, refused []refusal) {
 	refuse := func(path string, err error) { refused = append(refused, refusal{path, err}) }
+	found := map[string]bool{}
 	add := func(path string) {
-		if !slices.Contains(files, path) {
+		if !found[path] {
+			found[path] = true
 			files = append(files, path)
 		}
 	}

@@ -141,7 +141,7 @@ func (l *Loader) Load(ctx context.Context) error {
 		}
 	}
 	l.endLease(ctx, failed)
-	summarize(ctx, entries, first, time.Since(start))
+	summarize(ctx, entries, int(l.catalog.said.Swap(0)), first, time.Since(start))
 	return err
 }
 
@@ -177,6 +177,7 @@ func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
 			log.G(ctx).WithError(err).Debug("load by hand")
 		}
 		l.endLease(ctx, err != nil)
+		l.catalog.said.Store(0)
 	}()
 	return load, nil
 }
