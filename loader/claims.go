@@ -140,6 +140,13 @@ func (c *Catalog) has(path string) bool {
 	return slices.ContainsFunc(c.entries, func(e *entry) bool { return e.path == path })
 }
 
+// isUnlisted reports whether a bundle is one of the catalog's, and it is not known what is in it.
+func (c *Catalog) isUnlisted(path string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.entries, func(e *entry) bool { return e.path == path && e.bundle == nil })
+}
+
 // mayHold reports whether a bundle that stands before another may have a name of the other's: it is not listed yet.
 func (c *Catalog) mayHold(path, other string) bool {
 	c.mu.Lock()

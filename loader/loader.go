@@ -90,10 +90,11 @@ type Loader struct {
 	platform platforms.MatchComparer
 	work     *semaphore.Weighted // one for each image or bundle that is worked on
 
-	rounds    sync.Mutex  // one round of loading at a time
-	loaded    bool        // guarded by rounds
-	unpinned  atomic.Bool // every image was let go of by hand: Berth is being removed
-	unclean   atomic.Bool // what is unpacked may be damaged, and was not looked at since
+	rounds    sync.Mutex               // one round of loading at a time
+	loaded    bool                     // guarded by rounds
+	unpinned  atomic.Bool              // every image was let go of by hand: Berth is being removed
+	unclean   atomic.Bool              // what is unpacked may be damaged, and was not looked at since
+	departed  atomic.Pointer[[]string] // see Departed
 	verifying sync.Mutex
 	repairs   sync.Mutex // one blob is repaired at a time
 }
@@ -135,10 +136,10 @@ func (l *Loader) Load(ctx context.Context) error {
 	if first {
 		l.catalog.warnAliases(ctx)
 	}
-	if !failed && !l.catalog.isCopying() { // what replaces it may be what is copied
-		if err = l.letGo(ctx); err != nil {
-			log.G(ctx).WithError(err).Warn("let go of bundles that have gone; it is tried again")
-		}
+	if failed || l.catalog.isCopying() { // which may be what replaces it
+		l.holdOn(ctx)
+	} else if err = l.letGo(ctx); err != nil {
+		log.G(ctx).WithError(err).Warn("let go of bundles that have gone; it is tried again")
 	}
 	l.endLease(ctx, failed)
 	summarize(ctx, entries, int(l.catalog.said.Swap(0)), first, time.Since(start))

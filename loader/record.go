@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -190,10 +191,43 @@ func put(ctx context.Context, store images.Store, want images.Image, always bool
 
 // letGo unpins the images of bundles that have gone, and those that are no longer in their bundle.
 func (l *Loader) letGo(ctx context.Context) error {
-	return l.unpin(ctx, func(image images.Image) bool {
-		bundle := image.Labels[BundleLabel]
-		return !l.catalog.holds(bundle, image.Target.Digest) && (l.owned(bundle) || l.catalog.has(bundle) || isGone(bundle))
-	})
+	err := l.unpin(ctx, l.hasDeparted)
+	if err == nil {
+		l.departed.Store(nil)
+	}
+	return err
+}
+
+func (l *Loader) hasDeparted(image images.Image) bool {
+	bundle := image.Labels[BundleLabel]
+	return !l.catalog.holds(bundle, image.Target.Digest) && (l.owned(bundle) || l.catalog.has(bundle) || isGone(bundle))
+}
+
+// holdOn keeps what letGo would unpin, and notes what that is. What a bundle held that cannot be listed may be there still.
+func (l *Loader) holdOn(ctx context.Context) {
+	all, err := l.ownedImages(ctx)
+	if err != nil {
+		return // status has nothing to say of it then
+	}
+	var names []string
+	for _, image := range all {
+		if !strings.HasPrefix(image.Name, "sha256:") && l.hasDeparted(image) && !l.catalog.isUnlisted(image.Labels[BundleLabel]) {
+			names = append(names, image.Name)
+		}
+	}
+	before := l.departed.Swap(&names)
+	if len(names) > 0 && (before == nil || !slices.Equal(*before, names)) {
+		log.G(ctx).WithField("images", names).Warn("images of bundles that have gone stay pinned until everything else is loaded")
+	}
+}
+
+// Departed returns the names of images whose bundles have gone, or hold them no longer, and that are pinned all the same: not
+// everything is loaded that may replace them.
+func (l *Loader) Departed() []string {
+	if names := l.departed.Load(); names != nil {
+		return *names
+	}
+	return nil
 }
 
 // Unpin unpins every image that was loaded. They stay, and are images like any other; nothing more is loaded until containerd

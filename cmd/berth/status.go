@@ -108,6 +108,9 @@ func printLoader(w io.Writer, l *api.LoaderStatus) (fault bool) {
 	for _, b := range l.Bundles {
 		fault = printBundle(w, b) || fault
 	}
+	for _, name := range l.Departed {
+		fmt.Fprintf(w, "  note: %s is of a bundle that has gone, and stays pinned until everything else is loaded\n", name)
+	}
 	return fault
 }
 
