@@ -17,6 +17,7 @@ import (
 
 	"github.com/berth-edge/berth/integration/daemon"
 	"github.com/berth-edge/berth/integration/image"
+	"github.com/berth-edge/berth/integration/powercut"
 )
 
 // bundleOf is a bundle with one image, of a name.
@@ -101,21 +102,41 @@ func TestWatch(t *testing.T) {
 		image.WriteFile(t, filepath.Join(later, "a.tar"), bundle)
 		l.becomesLoaded(t, "quay.io/later:1", img)
 	})
-	t.Run("mounted over the folder", func(t *testing.T) { // DESIGN 5.21
-		img, bundle := bundleOf(4, "quay.io/mounted:1")
-		from := openDir(t)
-		image.WriteFile(t, filepath.Join(from, "a.tar"), bundle)
-		if err := unix.Mount(from, mounted, "", unix.MS_BIND, ""); err != nil {
-			t.Fatal(err)
-		}
-		unmount := func() error { return unix.Unmount(mounted, unix.MNT_DETACH) }
-		t.Cleanup(func() { _ = unmount() })
-		l.becomesLoaded(t, "quay.io/mounted:1", img)
-		if err := unmount(); err != nil {
-			t.Fatal(err)
-		}
-		within(t, 10*time.Second, "image without a pin", func() bool { return !l.isPinned(t, "quay.io/mounted:1") })
-	})
+	for name, mount := range map[string]func(*testing.T, []byte) error{ // DESIGN 5.21
+		"bind": func(t *testing.T, bundle []byte) error {
+			from := openDir(t)
+			image.WriteFile(t, filepath.Join(from, "a.tar"), bundle)
+			return unix.Mount(from, mounted, "", unix.MS_BIND, "")
+		},
+		"tmpfs": func(t *testing.T, bundle []byte) error {
+			if err := unix.Mount("tmpfs", mounted, "tmpfs", 0, "mode=755"); err != nil {
+				return err
+			}
+			time.Sleep(time.Second) // the loader has seen it empty
+			image.WriteFile(t, filepath.Join(mounted, "a.tar"), bundle)
+			return nil
+		},
+		"read-only disk": func(t *testing.T, bundle []byte) error {
+			disk := powercut.New(t, 64<<20)
+			image.WriteFile(t, filepath.Join(disk.Dir, "a.tar"), bundle)
+			return errors.Join(unix.Mount("", disk.Dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""), unix.Mount(disk.Dir, mounted, "", unix.MS_BIND, ""))
+		},
+	} {
+		t.Run("mounted over the folder: "+name, func(t *testing.T) {
+			ref := "quay.io/mounted:" + strings.ReplaceAll(name, " ", "-")
+			img, bundle := bundleOf(uint64(100+len(name)), ref)
+			unmount := func() error { return unix.Unmount(mounted, unix.MNT_DETACH) }
+			t.Cleanup(func() { _ = unmount() })
+			if err := mount(t, bundle); err != nil {
+				t.Fatal(err)
+			}
+			l.becomesLoaded(t, ref, img)
+			if err := unmount(); err != nil {
+				t.Fatal(err)
+			}
+			within(t, 10*time.Second, "image without a pin", func() bool { return !l.isPinned(t, ref) })
+		})
+	}
 	l.wantNoErrors(t)
 	checkClean(t, l.node, "k8s.io")
 }
