@@ -108,8 +108,10 @@ func TestE44Bomb(t *testing.T) {
 	})
 	t.Run("well compressed", func(t *testing.T) { // but not beyond what images are
 		image := newSource(t, "amd64", []layer{newLayer(t, 1, 1<<20)})
-		members := append(podman([]source{image}), member{name: "zeros", data: make([]byte, 60<<20)})
-		open(t, write(t, best(t, pack(t, members...))), nil)
+		const piece, pieces = 4 << 20, 15 // one is compressed, and repeated
+		data := best(t, append(rawHeader("zeros", '0', piece*pieces), make([]byte, piece)...))
+		data = append(data, bytes.Repeat(best(t, make([]byte, piece)), pieces-1)...)
+		open(t, write(t, append(data, best(t, pack(t, podman([]source{image})...))...)), nil)
 	})
 }
 
