@@ -11,6 +11,7 @@ import (
 	"io"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -29,13 +30,14 @@ func peak(tb testing.TB, f func()) uint64 {
 	tb.Helper()
 	defer debug.SetGCPercent(debug.SetGCPercent(10))
 	runtime.GC()
-	var before, now runtime.MemStats
-	runtime.ReadMemStats(&before)
-	var highest atomic.Uint64
-	look := func() {
-		runtime.ReadMemStats(&now)
-		highest.Store(max(highest.Load(), now.HeapAlloc))
+	heap := func() uint64 { // as in runtime.MemStats, which stops the world each time
+		now := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+		metrics.Read(now)
+		return now[0].Value.Uint64()
 	}
+	before := heap()
+	var highest atomic.Uint64
+	look := func() { highest.Store(max(highest.Load(), heap())) }
 	done, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -52,7 +54,7 @@ func peak(tb testing.TB, f func()) uint64 {
 	close(done)
 	<-stopped
 	look()
-	return max(highest.Load(), before.HeapAlloc) - before.HeapAlloc
+	return max(highest.Load(), before) - before
 }
 
 // bomb is an archive of one entry of a gigabyte of zeros, compressed in pieces by compress.
