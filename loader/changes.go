@@ -74,6 +74,18 @@ func (c *Catalog) differs(files []string, refused []refusal) bool {
 	return slices.ContainsFunc(files, func(path string) bool { return known[path] == nil })
 }
 
+// remove forgets bundles.
+func (c *Catalog) remove(gone []*entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range gone {
+		e.close()
+	}
+	c.entries = slices.DeleteFunc(slices.Clone(c.entries), func(e *entry) bool { return slices.Contains(gone, e) })
+	c.index()
+	c.notify()
+}
+
 // byPath are the bundles by their paths. c.mu is held.
 func (c *Catalog) byPath() map[string]*entry {
 	known := make(map[string]*entry, len(c.entries))

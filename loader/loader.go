@@ -87,6 +87,7 @@ type Loader struct {
 	Options
 	Node
 	catalog  *Catalog
+	again    chan struct{} // has Run load once more
 	platform platforms.MatchComparer
 	work     *semaphore.Weighted // one for each image or bundle that is worked on
 
@@ -105,6 +106,7 @@ func New(o Options, n Node) *Loader {
 	l := &Loader{
 		Options: o, Node: n, platform: platform,
 		catalog: newCatalog(platform, o.Aliases),
+		again:   make(chan struct{}, 1),
 		work:    semaphore.NewWeighted(int64(o.Parallel)),
 	}
 	l.unclean.Store(true) // until Run knows better
@@ -146,7 +148,7 @@ func (l *Loader) Load(ctx context.Context) error {
 	return err
 }
 
-// LoadPaths loads bundles by hand, in the background; ctx ends it. An error says that there is nothing to load.
+// LoadPaths loads bundles by hand, in the background; ctx ends it, and what was loaded by then stays. An error says that there is nothing to load.
 func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
 	for _, path := range paths {
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
@@ -179,6 +181,13 @@ func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
 		}
 		l.endLease(ctx, err != nil)
 		l.catalog.said.Store(0)
+		if ctx.Err() != nil { // whoever asked for it does not want it any more: that is no fault of the bundles
+			l.catalog.remove(load.entries)
+			select {
+			case l.again <- struct{}{}: // one of them may lie in a folder of l's
+			default:
+			}
+		}
 	}()
 	return load, nil
 }

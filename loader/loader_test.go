@@ -163,6 +163,40 @@ func TestNoLease(t *testing.T) {
 	}
 }
 
+// TestLoadInterrupted ends a load by hand before it is done, as Ctrl-C of berth load does: the bundle is forgotten, and is no fault
+// that status shows from then on.
+func TestLoadInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	other := bundles(t, "other")
+	pulls := make(chan string, 10)
+	l, _ := newLoader(t, bundles(t), func(source any) error {
+		pulls <- source.(*loader.Source).Image()
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	running, stop := context.WithCancel(t.Context())
+	rounds, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		l.Run(running, nil, func() { close(rounds) })
+	}()
+	<-rounds
+	load, err := l.LoadPaths(ctx, []string{other})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := <-pulls; got != "quay.io/other:1" {
+		t.Errorf("got a pull of %s, want that of the bundle", got)
+	}
+	cancel()
+	<-load.Done()
+	if got := l.Catalog().Status(); len(got) != 0 {
+		t.Errorf("got %+v, want no bundle", got)
+	}
+	stop()
+	<-ended
+}
+
 // TestLayoutLater looks again at a layout of which a blob came later: nothing about the directory itself tells.
 func TestLayoutLater(t *testing.T) {
 	folder := bundles(t)

@@ -65,6 +65,8 @@ func (l *Loader) wait(ctx context.Context, changes <-chan struct{}, again <-chan
 			}
 		case <-again:
 			return true, false
+		case <-l.again:
+			return true, true
 		case <-changes: // every container that starts is a mount, and a change
 			if l.catalog.differs(find(l.Paths)) {
 				log.G(ctx).Debug("the bundles changed")
