@@ -145,7 +145,8 @@ func TestLoadUnpins(t *testing.T) {
 			}
 			stays := "note: " + digested(first.Digest) + " is of a bundle that has gone, and stays pinned until everything else is loaded"
 			if out, _ := l.status(t); strings.Contains(out, stays) == same { // it is not known what is in a bundle that is there, and broken
-				t.Errorf("got status\n%s\nwant %q, unless the bundle has the path of the former: %t", out, stays, same)
+				t.Errorf("got status\n%s\nwant %q, unless the bundle has the path of the former: %t; the log says\n%s", out, stays, same,
+					strings.Join(append(l.Log.Lines("bundles are loaded"), l.Log.Lines("stay pinned")...), "\n"))
 			}
 			l.wantLoaded(t, first)
 			l.Stop(t)

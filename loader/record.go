@@ -207,7 +207,8 @@ func (l *Loader) hasDeparted(image images.Image) bool {
 func (l *Loader) holdOn(ctx context.Context) {
 	all, err := l.ownedImages(ctx)
 	if err != nil {
-		return // status has nothing to say of it then
+		log.G(ctx).WithError(err).Warn("find out which images stay pinned though their bundles have gone")
+		return
 	}
 	var names []string
 	for _, image := range all {
