@@ -45,6 +45,7 @@ type loaderReport struct {
 	Namespace string         `json:"namespace"`
 	Errors    []string       `json:"errors"`
 	Bundles   []bundleReport `json:"bundles"`
+	Departed  []string       `json:"departed"`
 }
 
 // bundleReport is of `berth load` too, which prints a list of it.
@@ -98,7 +99,7 @@ func reportStatus(s *api.StatusResponse, good bool) statusReport {
 		}
 	}
 	if l := s.Loader; l != nil {
-		report.Loader = &loaderReport{Paths: list(l.Paths), Namespace: l.Namespace, Errors: list(l.Problems), Bundles: reportBundles(l.Bundles)}
+		report.Loader = &loaderReport{Paths: list(l.Paths), Namespace: l.Namespace, Errors: list(l.Problems), Bundles: reportBundles(l.Bundles), Departed: list(l.Departed)}
 	}
 	for _, d := range s.Damages {
 		report.Damages = append(report.Damages, damageReport{d.Namespace, d.Text, d.Mended})

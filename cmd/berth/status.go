@@ -28,7 +28,7 @@ func statusCommand() *cli.Command {
 		),
 		OnUsageError: onUsageError,
 		Flags: []cli.Flag{addressFlag(), outputFlag(), &cli.BoolFlag{
-			Name: "verify", Usage: "compare everything that is unpacked with its layers first, and mend what is damaged",
+			Name: "verify", Usage: "first compare every blob with its digest and everything that is unpacked with its layers, and mend what is damaged",
 		}},
 		Action: showStatus,
 	}
@@ -83,7 +83,7 @@ func printStatus(w io.Writer, s *api.StatusResponse, verified bool) (fault bool)
 		fault = fault || !d.Mended
 	}
 	if verified && len(s.Damages) == 0 {
-		fmt.Fprintln(w, "everything that is unpacked is as its layers are")
+		fmt.Fprintln(w, "every blob is as its digest says, and everything that is unpacked is as its layers are")
 	}
 	return fault
 }
@@ -133,6 +133,9 @@ func printLoader(w io.Writer, l *api.LoaderStatus) (fault bool) {
 	fmt.Fprintf(w, "%s, loaded into namespace %s\n", count(len(l.Bundles), "bundle"), l.Namespace)
 	for _, b := range l.Bundles {
 		fault = printBundle(w, b) || fault
+	}
+	for _, name := range l.Departed {
+		fmt.Fprintf(w, "  note: %s is of a bundle that has gone, and stays pinned until everything else is loaded\n", name)
 	}
 	return fault
 }
