@@ -39,6 +39,7 @@ demo: ## show a rewritten pull, and a pod from a bundle; needs root
 
 bench: ## compare with stock containerd; needs root
 	$(GO) test -run '^$$' -bench Route -benchmem ./resolver
+	$(GO) test -run '^$$' -bench Storm ./resolver/credential
 	$(GO) run ./integration/bench -plot docs/loading.svg
 
 install: build ## install into $(DESTDIR)$(PREFIX)/bin

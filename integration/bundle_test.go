@@ -117,9 +117,11 @@ func TestBundle(t *testing.T) {
 			if code != 0 || strings.Count(out, "bundled  ") != len(p.refs) {
 				t.Fatalf("bundle: got %d\n%s%s", code, out, problems)
 			}
-			if out, problems, code := berth(t, "bundle", "--check", path); code != 0 || strings.Count(out, "good  ") != len(p.refs) {
+			if out, problems, code := berth(t, "bundle", "--check", path); code != 0 || strings.Count(out, "good     ") != len(p.refs) {
 				t.Errorf("check: got %d\n%s%s", code, out, problems)
 			}
+			out, _, _ = berth(t, "bundle", "--check", path, "--output", "json")
+			wantSchema(t, "bundle", out)
 			left, _ := filepath.Glob(filepath.Join(dir, ".*"))
 			if len(left) > 0 {
 				t.Errorf("got %q left", left)

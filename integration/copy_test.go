@@ -59,6 +59,7 @@ func newProfile(t testing.TB, images int, own registry.Options) profile {
 func (p profile) checked(t testing.TB) (present int, out string) {
 	t.Helper()
 	out, problems, code := berth(t, append([]string{"check", "--output", "json", "--config", p.config}, p.refs...)...)
+	wantSchema(t, "images", out)
 	var images []struct {
 		Ref, Pull, Digest string
 		Present           bool
@@ -117,6 +118,12 @@ func TestCopy(t *testing.T) {
 	out, _, code = berth(t, append([]string{"copy", "--config", p.config}, p.refs...)...)
 	if code != 0 || !strings.Contains(out, "40 images: 0 copied, 40 present, 0 skipped, 0 failed; 0 B sent, 0 B mounted") || len(p.own.Log.Match("PUT", "")) != 0 {
 		t.Errorf("copy again: got %d\n%s\n%s", code, out, p.own.Log.Lines())
+	}
+
+	out, code = p.copied(t, "--output", "json")
+	wantSchema(t, "copy", out)
+	if code != 0 || strings.Count(out, `"state": "present"`) != 40 {
+		t.Errorf("copy once more: got %d\n%s", code, out)
 	}
 
 	p.public.Close()

@@ -118,7 +118,7 @@ func TestTokenRealms(t *testing.T) {
 }
 
 // TestPullSecrets: what a pod brings goes to the registry that the reference names, and never to a rewritten target;
-// a node's credential never goes to the named registry (SEC-07).
+// a node's credential never goes to the named registry (SEC-07, C16).
 func TestPullSecrets(t *testing.T) {
 	daemon.RequireRoot(t)
 	named := registry.Start(t, registry.Options{Users: map[string]string{"pod": "p0d-s3cret"}})

@@ -4,6 +4,7 @@
 package integration_test
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-edge/berth/integration/binaries"
 	"github.com/berth-edge/berth/integration/daemon"
@@ -76,6 +79,73 @@ func TestDamagedSnapshots(t *testing.T) {
 			t.Errorf("got\n%s", out)
 		}
 	})
+
+	t.Run("blobs of their length with other bytes, found by status --verify", func(t *testing.T) {
+		l := newLoading(t, "", daemon.Options{})
+		image.WriteFile(t, filepath.Join(l.folder, "a.tar"), archive)
+		l.start(t)
+		pulled := image.Small("linux/amd64", 3)
+		const lone = "registry.k8s.io/lone:1"
+		l.Ctr(t, "-n", "other", "images", "import", image.WriteFile(t, filepath.Join(t.TempDir(), "b.tar"), image.Tar(image.OCI([]image.Named{pulled.Name(lone)}))))
+		spoil(t, l.blob(img.Layers[1].Digest))
+		spoil(t, l.blob(pulled.Layers[0].Digest))
+		out, errs, code := berth(t, "status", "--verify", "--address", l.Address)
+		for _, want := range []string{
+			fmt.Sprintf("namespace k8s.io: image %s: blob %s was damaged; it was written again from its bundle\n", name, img.Layers[1].Digest),
+			fmt.Sprintf("namespace other: image %s: blob %s is damaged, and in no bundle; remove the image and pull it again", lone, pulled.Layers[0].Digest),
+		} {
+			if code != 1 || !strings.Contains(out, want) {
+				t.Errorf("got status %d\n%s%s\nwant\n%s", code, out, errs, want)
+			}
+		}
+		if data, err := os.ReadFile(l.blob(img.Layers[1].Digest)); err != nil || digest.FromBytes(data) != img.Layers[1].Digest {
+			t.Errorf("got the blob of the bundle's image not mended: %v", err)
+		}
+		for ref, namespace := range map[string]string{name: "k8s.io", lone: "other"} {
+			if with := map[string]*image.Image{name: img, lone: pulled}[ref]; with.Compare(l.Rootfs(t, namespace, ref)) != nil {
+				t.Errorf("got what is unpacked of %s changed, want it untouched", ref)
+			}
+		}
+	})
+
+	t.Run("a layer itself, which must not be what its files are mended by", func(t *testing.T) {
+		l := newLoading(t, "", daemon.Options{Root: shortDir(t)})
+		plain := image.Tar(image.DockerSave([]image.Named{img.Name(name)}))
+		image.WriteFile(t, filepath.Join(l.folder, "a.tar"), plain)
+		stock := daemon.Start(t, daemon.Options{Binary: binaries.Path(t, binaries.Stock), Root: l.Root})
+		stock.Ctr(t, "-n", "k8s.io", "images", "import", filepath.Join(l.folder, "a.tar"))
+		stock.Kill()
+		spoiled := 0
+		for d := range l.blobs(t) {
+			if info, err := os.Stat(l.blob(d)); err != nil {
+				t.Fatal(err)
+			} else if info.Size() > 50000 { // a layer, which has no checksum of its own
+				spoil(t, l.blob(d))
+				spoiled++
+			}
+		}
+		l.start(t)
+		if out, good := l.status(t); !good || spoiled != 2 {
+			t.Errorf("got status, after %d spoiled layers,\n%s", spoiled, out)
+		}
+		if err := img.Compare(l.Rootfs(t, "k8s.io", name)); err != nil {
+			t.Error(err)
+		}
+		l.wantBlobs(t, l.blobs(t)) // all of them are what their names say
+	})
+}
+
+// spoil changes one byte in the middle of a file.
+func spoil(t testing.TB, path string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/2] ^= 0xff
+	if err := errors.Join(os.Remove(path), os.WriteFile(path, data, 0o444)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // zero damages every file of overlay snapshots that has a path.

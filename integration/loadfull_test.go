@@ -100,6 +100,55 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+// TestNoInodes loads a bundle for whose files there are no inodes (L6), though there is space.
+func TestNoInodes(t *testing.T) {
+	daemon.RequireRoot(t)
+	disk := powercut.New(t, 64<<20, "-N", "4096")
+	l := newLoading(t, "", daemon.Options{Root: filepath.Join(disk.Dir, "root"), Level: "info"})
+	l.start(t)
+	inodes := func() int {
+		var stat unix.Statfs_t
+		if err := unix.Statfs(disk.Dir, &stat); err != nil {
+			t.Fatal(err)
+		}
+		return int(stat.Ffree)
+	}
+	ballast := filepath.Join(disk.Dir, "ballast")
+	for i := 0; inodes() > 300; i++ {
+		image.WriteFile(t, filepath.Join(ballast, fmt.Sprint(i)), nil)
+	}
+	before := inodes()
+	var files []image.File
+	for i := range 500 {
+		files = append(files, image.File{Path: fmt.Sprintf("files/%d", i), Data: []byte("small")})
+	}
+	many := image.New(image.Config{Layers: []image.Layer{image.NewLayer(files...)}})
+	small := image.Small("linux/amd64", 7)
+	path := filepath.Join(l.folder, "many.tar")
+	round := l.rounds()
+	place(t, path, image.Tar(image.OCI([]image.Named{many.Name("quay.io/many:1")})))
+	l.waitRound(t, round)
+	out, good := l.status(t)
+	for _, text := range []string{path, "quay.io/many:1", "no space left on device", "inodes and"} {
+		if lines := l.Log.Lines("level=error", "many:1", text); good || !strings.Contains(out, text) || len(lines) != 1 {
+			t.Errorf("got status\n%s\nand %d lines of the log, want %q in both, once", out, len(lines), text)
+		}
+	}
+	if left := before - inodes(); left > 10 {
+		t.Errorf("got %d inodes left of the load, want at most 10", left)
+	}
+	place(t, filepath.Join(l.folder, "small.tar"), image.Tar(image.OCI([]image.Named{small.Name("quay.io/small:1")})))
+	within(t, 10*time.Second, "other bundle", func() bool { return targets(t, l.Daemon, "k8s.io")["quay.io/small:1"] != "" })
+	if err := os.RemoveAll(ballast); err != nil { // which is no space: its files are empty
+		t.Fatal(err)
+	}
+	within(t, 40*time.Second, "load after there were inodes", func() bool { _, good := l.status(t); return good })
+	if err := many.Compare(l.Rootfs(t, "k8s.io", "quay.io/many:1")); err != nil {
+		t.Error(err)
+	}
+	checkClean(t, l.node, "k8s.io")
+}
+
 // place puts a bundle into a folder at once.
 func place(t testing.TB, path string, data []byte) {
 	t.Helper()

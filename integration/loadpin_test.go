@@ -143,12 +143,20 @@ func TestLoadUnpins(t *testing.T) {
 			if out, good := l.status(t); good || !strings.Contains(out, "error: ") {
 				t.Errorf("got status\n%s\nwant an error", out)
 			}
+			stays := "note: " + digested(first.Digest) + " is of a bundle that has gone, and stays pinned until everything else is loaded"
+			if out, _ := l.status(t); strings.Contains(out, stays) == same { // it is not known what is in a bundle that is there, and broken
+				t.Errorf("got status\n%s\nwant %q, unless the bundle has the path of the former: %t; the log says\n%s", out, stays, same,
+					strings.Join(append(l.Log.Lines("bundles are loaded"), l.Log.Lines("stay pinned")...), "\n"))
+			}
 			l.wantLoaded(t, first)
 			l.Stop(t)
 			l.put(t, name, archive)
 			l.start(t)
 			l.wantLoaded(t, second)
 			l.waitPinned(t, digested(first.Digest), false)
+			if out, good := l.status(t); !good || strings.Contains(out, "stays pinned") {
+				t.Errorf("got status\n%s\nwant nothing of the former image", out)
+			}
 			if err := first.Compare(l.Rootfs(t, "k8s.io", digested(first.Digest))); err != nil {
 				t.Error(err)
 			}

@@ -4,7 +4,7 @@
 package integration_test
 
 import (
-	"fmt"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +16,7 @@ import (
 
 	"github.com/berth-edge/berth/integration/daemon"
 	"github.com/berth-edge/berth/integration/image"
+	"github.com/berth-edge/berth/integration/powercut"
 )
 
 // bundleOf is a bundle with one image, of a name.
@@ -100,21 +101,41 @@ func TestWatch(t *testing.T) {
 		image.WriteFile(t, filepath.Join(later, "a.tar"), bundle)
 		l.becomesLoaded(t, "quay.io/later:1", img)
 	})
-	t.Run("mounted over the folder", func(t *testing.T) { // DESIGN 5.21
-		img, bundle := bundleOf(4, "quay.io/mounted:1")
-		from := openDir(t)
-		image.WriteFile(t, filepath.Join(from, "a.tar"), bundle)
-		if err := unix.Mount(from, mounted, "", unix.MS_BIND, ""); err != nil {
-			t.Fatal(err)
-		}
-		unmount := func() error { return unix.Unmount(mounted, unix.MNT_DETACH) }
-		t.Cleanup(func() { _ = unmount() })
-		l.becomesLoaded(t, "quay.io/mounted:1", img)
-		if err := unmount(); err != nil {
-			t.Fatal(err)
-		}
-		within(t, 10*time.Second, "image without a pin", func() bool { return !l.isPinned(t, "quay.io/mounted:1") })
-	})
+	for name, mount := range map[string]func(*testing.T, []byte) error{ // DESIGN 5.21
+		"bind": func(t *testing.T, bundle []byte) error {
+			from := openDir(t)
+			image.WriteFile(t, filepath.Join(from, "a.tar"), bundle)
+			return unix.Mount(from, mounted, "", unix.MS_BIND, "")
+		},
+		"tmpfs": func(t *testing.T, bundle []byte) error {
+			if err := unix.Mount("tmpfs", mounted, "tmpfs", 0, "mode=755"); err != nil {
+				return err
+			}
+			time.Sleep(time.Second) // the loader has seen it empty
+			image.WriteFile(t, filepath.Join(mounted, "a.tar"), bundle)
+			return nil
+		},
+		"read-only disk": func(t *testing.T, bundle []byte) error {
+			disk := powercut.New(t, 64<<20)
+			image.WriteFile(t, filepath.Join(disk.Dir, "a.tar"), bundle)
+			return errors.Join(unix.Mount("", disk.Dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""), unix.Mount(disk.Dir, mounted, "", unix.MS_BIND, ""))
+		},
+	} {
+		t.Run("mounted over the folder: "+name, func(t *testing.T) {
+			ref := "quay.io/mounted:" + strings.ReplaceAll(name, " ", "-")
+			img, bundle := bundleOf(uint64(100+len(name)), ref)
+			unmount := func() error { return unix.Unmount(mounted, unix.MNT_DETACH) }
+			t.Cleanup(func() { _ = unmount() })
+			if err := mount(t, bundle); err != nil {
+				t.Fatal(err)
+			}
+			l.becomesLoaded(t, ref, img)
+			if err := unmount(); err != nil {
+				t.Fatal(err)
+			}
+			within(t, 10*time.Second, "image without a pin", func() bool { return !l.isPinned(t, ref) })
+		})
+	}
 	l.wantNoErrors(t)
 	checkClean(t, l.node, "k8s.io")
 }
@@ -135,91 +156,57 @@ func copySlowly(t *testing.T, path string, data []byte) {
 	}
 }
 
-// TestReplaced replaces a bundle again and again while it is read, by another file and in place (L9): the image is one or the
-// other, never of both, and in the end the last.
-func TestReplaced(t *testing.T) {
+// TestLoadBesideCopy copies a bundle for a long time (L10): others are loaded meanwhile, and what it may replace stays pinned
+// until it is there.
+func TestLoadBesideCopy(t *testing.T) {
 	daemon.RequireRoot(t)
 	l := newLoading(t, "", daemon.Options{Level: "info"})
-	path := filepath.Join(l.folder, "a.tar")
-	var imgs []*image.Image
-	var bundles [][]byte
-	for i := range 2 {
-		img, bundle := bundleOf(uint64(30+i), "quay.io/replaced:1")
-		imgs, bundles = append(imgs, img), append(bundles, bundle)
-	}
-	place(t, path, bundles[0])
+	former, bundle := bundleOf(50, "quay.io/former:1")
+	place(t, filepath.Join(l.folder, "former.tar"), bundle)
 	l.start(t)
-	for i := range 24 {
-		if i%4 < 2 {
-			place(t, path, bundles[i%2])
-		} else if err := os.WriteFile(path, bundles[i%2], 0o644); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Duration(i) * 10 * time.Millisecond)
-		if i%5 != 0 {
-			continue
-		}
-		got := targets(t, l.Daemon, "k8s.io")["quay.io/replaced:1"]
-		at := slices.IndexFunc(imgs, func(img *image.Image) bool { return img.Digest == got })
-		if at < 0 {
-			t.Fatalf("got %q, want one of the two", got)
-		}
-	}
-	l.becomesLoaded(t, "quay.io/replaced:1", imgs[1])
-	within(t, 15*time.Second, "good status", func() bool { _, good := l.status(t); return good })
-	for i, img := range imgs {
-		ref := "quay.io/replaced@" + img.Digest.String()
-		if targets(t, l.Daemon, "k8s.io")[ref] == "" {
-			continue
-		}
-		if err := img.Compare(l.Rootfs(t, "k8s.io", ref)); err != nil {
-			t.Errorf("image %d: %v", i, err)
-		}
-	}
-	checkClean(t, l.node, "k8s.io")
-}
+	l.becomesLoaded(t, "quay.io/former:1", former)
 
-// TestStrangePaths starts with paths that are not there, that are a file, and with a folder of very many files (L19).
-func TestStrangePaths(t *testing.T) {
-	daemon.RequireRoot(t)
-	folder := openDir(t)
-	img, bundle := bundleOf(40, "quay.io/among:1")
-	other, single := bundleOf(41, "quay.io/single:1")
-	old := time.Now().Add(-time.Hour)
-	const many = 10_000
-	for i := range many {
-		path := image.WriteFile(t, filepath.Join(folder, fmt.Sprintf("file%05d", i)), []byte("no bundle"))
-		if err := os.Chtimes(path, old, old); err != nil {
-			t.Fatal(err)
-		}
-	}
-	image.WriteFile(t, filepath.Join(folder, "zz.tar"), bundle)
-	file := image.WriteFile(t, filepath.Join(openDir(t), "single.tar"), single)
-	text := image.WriteFile(t, filepath.Join(openDir(t), "text"), []byte("hello"))
-	if err := os.Chtimes(text, old, old); err != nil {
+	slow, bundle := bundleOf(51, "quay.io/slow:1")
+	f, err := os.Create(filepath.Join(l.folder, "a-slow.tar"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	l := newLoadingOf(t, daemon.Options{Level: "info"}, folder, filepath.Join(folder, "absent"), file, text, "/proc/absent")
-	start := time.Now()
-	l.start(t)
-	t.Logf("%s from the start of containerd to the end of the load", time.Since(start))
-	if took := time.Since(start); took > 10*time.Second {
-		t.Errorf("got everything loaded after %s, want at most 10s", took)
+	rest, finish, copied := bundle, make(chan struct{}), make(chan error)
+	go func() {
+		for {
+			n := min(len(rest)-1, 1000)
+			if _, err := f.Write(rest[:n]); err != nil {
+				copied <- err
+				return
+			}
+			rest = rest[n:]
+			select {
+			case <-finish:
+				_, err := f.Write(rest)
+				copied <- errors.Join(err, f.Close())
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}()
+	status := func() string { out, _ := l.status(t); return out }
+	within(t, 10*time.Second, "bundle that is being copied", func() bool { return strings.Contains(status(), "a-slow.tar: being copied") })
+	other, bundle := bundleOf(52, "quay.io/other:1")
+	place(t, filepath.Join(l.folder, "other.tar"), bundle)
+	l.becomesLoaded(t, "quay.io/other:1", other)
+	if err := os.Remove(filepath.Join(l.folder, "former.tar")); err != nil {
+		t.Fatal(err)
 	}
-	l.becomesLoaded(t, "quay.io/among:1", img)
-	l.becomesLoaded(t, "quay.io/single:1", other)
-	out, good := l.status(t)
-	if got := strings.Count(out, "not a tar, gzip or zstd file"); good || got != many+1 {
-		t.Errorf("got status %v with %d files that are no bundle, want %d", good, got, many+1)
+	within(t, 10*time.Second, "status without the former bundle", func() bool { return !strings.Contains(status(), "former.tar:") })
+	if out, good := l.status(t); !good || !strings.Contains(out, "a-slow.tar: being copied") || !l.isPinned(t, "quay.io/former:1") {
+		t.Errorf("got pinned %t and status\n%s\nwant the former image pinned while its successor may be copied", l.isPinned(t, "quay.io/former:1"), out)
 	}
-	said := len(l.Log.Lines("level=error", "bundle="))
-	if said != many+1 {
-		t.Errorf("got %d lines of errors, want %d", said, many+1)
+	close(finish)
+	if err := <-copied; err != nil {
+		t.Fatal(err)
 	}
-	round := len(l.Log.Lines("bundles are loaded"))
-	place(t, filepath.Join(folder, "zzz.tar"), bundle)
-	within(t, 10*time.Second, "next round", func() bool { return len(l.Log.Lines("bundles are loaded")) > round })
-	if got := len(l.Log.Lines("level=error", "bundle=")); got != said {
-		t.Errorf("got %d lines of errors after a change, want the %d of before", got, said)
-	}
+	l.becomesLoaded(t, "quay.io/slow:1", slow)
+	within(t, 10*time.Second, "former image without a pin", func() bool { return !l.isPinned(t, "quay.io/former:1") })
+	l.wantNoErrors(t)
+	checkClean(t, l.node, "k8s.io")
 }

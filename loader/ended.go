@@ -31,8 +31,11 @@ func (l *Loader) begin(ctx context.Context) (clean bool) {
 	return clean
 }
 
-// Close notes that containerd ended by itself.
+// Close notes that containerd ended by itself, unless damage of the time before may be there still.
 func (l *Loader) Close() error {
+	if l.unclean.Load() {
+		return nil
+	}
 	return errors.Join(writeFile(filepath.Join(l.Root, ended), nil), syncDir(l.Root))
 }
 

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -26,8 +25,10 @@ type refusal struct {
 // lie in it, by name. What is not there is fine; what must not be trusted is refused, and the rest is returned with it.
 func find(paths []string) (files []string, refused []refusal) {
 	refuse := func(path string, err error) { refused = append(refused, refusal{path, err}) }
+	found := map[string]bool{}
 	add := func(path string) {
-		if !slices.Contains(files, path) {
+		if !found[path] {
+			found[path] = true
 			files = append(files, path)
 		}
 	}
@@ -43,7 +44,7 @@ func find(paths []string) (files []string, refused []refusal) {
 		if err != nil {
 			err = fmt.Errorf("find bundles: %w", err)
 		} else {
-			err = trusted(path, info)
+			err = trustedBundle(path, info)
 		}
 		switch {
 		case err != nil:
@@ -83,7 +84,7 @@ func findIn(dir string, add func(string), refuse func(string, error)) {
 		case info.IsDir() && !isLayout(at):
 			continue // no bundle
 		}
-		if err := trusted(at, info); err != nil {
+		if err := trustedBundle(at, info); err != nil {
 			refuse(path, err)
 			continue
 		}
@@ -94,6 +95,28 @@ func findIn(dir string, add func(string), refuse func(string, error)) {
 func isLayout(dir string) bool {
 	_, err := os.Lstat(filepath.Join(dir, ocispec.ImageLayoutFile))
 	return err == nil
+}
+
+// trustedBundle is trusted, and of a layout looks at the files that say what is in it, too. Its blobs may be anyone's: each is
+// verified against its digest.
+func trustedBundle(path string, info fs.FileInfo) error {
+	if err := trusted(path, info); err != nil || !info.IsDir() || !isLayout(path) {
+		return err
+	}
+	for _, name := range []string{ocispec.ImageLayoutFile, ocispec.ImageIndexFile} {
+		file := filepath.Join(path, name)
+		info, err := os.Stat(file)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // which opening it says
+		}
+		if err != nil {
+			return fmt.Errorf("find bundles: %w", err)
+		}
+		if err := trusted(file, info); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // trusted refuses what others than root, or the user that containerd runs as, can change: whoever can put a bundle there

@@ -34,8 +34,8 @@ type Image struct {
 
 	catalog  *Catalog
 	contents contents
-	read     atomic.Int64  // bytes
-	ranOut   atomic.Uint64 // bytes that were free, and not enough, when it was loaded alone
+	read     atomic.Int64         // bytes
+	ranOut   atomic.Pointer[room] // what was free, and not enough, when it was loaded alone
 
 	// Guarded by the catalog.
 	owned []string // the names, aliases too, that no bundle before has
@@ -46,6 +46,8 @@ type Image struct {
 
 	state State
 	err   error
+	// broken says that the bundle itself is to blame for err: the image is not tried again until there is another bundle.
+	broken bool
 }
 
 var _ transfer.ImageFetcher = (*Source)(nil)

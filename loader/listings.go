@@ -10,12 +10,92 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
+	"time"
 
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-edge/berth/loader/bundle"
 )
+
+// list opens a bundle and reads what is in it, unless that is known. It reports whether there is anything to load.
+func (l *Loader) list(ctx context.Context, e *entry) bool {
+	if e.listed() {
+		return e.bundle != nil
+	}
+	if e.isCopied() && !l.settles(ctx, e) { // reading it is of no use, and may take long
+		return false
+	}
+	for {
+		before, err := os.Lstat(e.path)
+		if err != nil {
+			e.fail(err)
+			return false
+		}
+		b, err := l.open(ctx, e.path)
+		var machine syscall.Errno
+		switch {
+		case err == nil:
+			l.catalog.list(ctx, e, b)
+			return true
+		case ctx.Err() != nil:
+			e.fail(ctx.Err())
+			return false
+		case isFresh(e.path): // it may still be copied
+			if !l.settles(ctx, e) {
+				return false
+			}
+			continue
+		case errors.As(err, &machine):
+			e.fail(err) // which may pass, and the bundle stay the same
+			return false
+		}
+		e.cannotRead(before, err)
+		return false
+	}
+}
+
+// settled is how long ago a bundle was written for its faults to be its own, and not those of a copy that is not complete.
+const settled = 2 * time.Second
+
+// settles waits until a bundle was not written to for a while. It reports false if somebody goes on writing: the other bundles
+// are not to wait for the end of that, and [Loader.Run] looks again. Who loads a bundle by hand waits for it.
+func (l *Loader) settles(ctx context.Context, e *entry) bool {
+	e.set(Copying)
+	for first := written(e.path); isFresh(e.path); {
+		if !wait(ctx, settled/4) {
+			return false
+		}
+		if !e.byHand && !written(e.path).Equal(first) {
+			return false
+		}
+	}
+	return true
+}
+
+// isFresh reports whether a bundle was written to a moment ago.
+func isFresh(path string) bool { return time.Since(written(path)).Abs() < settled }
+
+// written returns when a bundle was last written to: of a layout, when a file was added to it.
+func written(path string) (last time.Time) {
+	for _, sub := range []string{"", "index.json", "blobs", "blobs/sha256"} {
+		if info, err := os.Lstat(filepath.Join(path, sub)); err == nil && info.ModTime().After(last) {
+			last = info.ModTime()
+		}
+	}
+	return last
+}
+
+// wait reports whether d passed before ctx ended.
+func wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
 
 // open opens a bundle. What it takes long to list, as a compressed one does, is remembered from one start to the next; the
 // listing is a cache, and one that is lost or damaged is made anew.

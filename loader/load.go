@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -15,7 +16,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/distribution/reference"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -56,7 +56,31 @@ func (l *Loader) loadImage(ctx context.Context, image *Image, written bool) (Sta
 		if k, _, err = l.checkHeld(ctx, image); err != nil {
 			return Failed, err
 		}
+		if err := l.checkLayers(ctx, image, &k); err != nil {
+			return Failed, err
+		}
 	}
+}
+
+// checkLayers reads the layers that are to be unpacked, after that failed once: one of them may have its size and other bytes.
+func (l *Loader) checkLayers(ctx context.Context, image *Image, k *lacks) error {
+	if !k.snapshot {
+		return nil
+	}
+	lacking := append(slices.Clone(k.missing), k.damaged...)
+	for _, layer := range image.contents.layers {
+		if slices.ContainsFunc(lacking, func(l ocispec.Descriptor) bool { return l.Digest == layer.Digest }) {
+			continue
+		}
+		sound, err := l.isSound(ctx, layer)
+		if err != nil {
+			return err
+		}
+		if !sound {
+			k.damaged = append(k.damaged, layer)
+		}
+	}
+	return nil
 }
 
 // maxTries is how often an image is pulled from its bundle. One pull may fail by what another left half-written, or by what
@@ -65,6 +89,9 @@ const maxTries = 3
 
 // pull brings what an image lacks. It reports whether an error is final, since trying again at once is of no use.
 func (l *Loader) pull(ctx context.Context, image *Image, k lacks) (final bool, err error) {
+	if err := image.hasAll(ctx, append(slices.Clone(k.missing), k.damaged...)); err != nil {
+		return true, err
+	}
 	if err := l.enoughSpace(k, image.ranOut.Load()); err != nil {
 		return true, err
 	}
@@ -96,6 +123,18 @@ func (l *Loader) pull(ctx context.Context, image *Image, k lacks) (final bool, e
 	return false, nil
 }
 
+// hasAll reports the first blob that is not in an image's bundle: nothing of the image need be written then.
+func (i *Image) hasAll(ctx context.Context, wanted []ocispec.Descriptor) error {
+	for _, desc := range wanted {
+		if !i.Bundle.Has(desc.Digest) {
+			i.setBroken()
+			_, err := i.Bundle.Fetch(ctx, desc)
+			return err
+		}
+	}
+	return nil
+}
+
 // normalized is a name with its host, by which containerd labels content.
 func normalized(name string) string {
 	named, err := reference.ParseNormalizedNamed(name)
@@ -109,7 +148,7 @@ func normalized(name string) string {
 // of layers whose snapshots exist, since it skips these.
 func (l *Loader) supply(ctx context.Context, image *Image, k lacks) error {
 	for _, desc := range k.damaged {
-		if err := l.repair(ctx, image, desc); err != nil {
+		if err := l.replace(ctx, image.Bundle.Path(), desc, fetcher{image}.Fetch); err != nil {
 			return err
 		}
 	}
@@ -124,36 +163,13 @@ func (l *Loader) supply(ctx context.Context, image *Image, k lacks) error {
 	return nil
 }
 
-// repair puts a blob in the place of one that the content store knows and that is damaged. The store itself would refuse to
-// write what it has.
-func (l *Loader) repair(ctx context.Context, image *Image, desc ocispec.Descriptor) error {
-	l.repairs.Lock()
-	defer l.repairs.Unlock()
-	if whole, err := l.isWhole(ctx, desc); err != nil || whole {
-		return err // another image has it, too
-	}
-	log.G(ctx).WithFields(log.Fields{"image": image.Names[0], "digest": desc.Digest, "bundle": image.Bundle.Path()}).
-		Warn("blob is damaged: it is written again from its bundle")
-	if !image.Bundle.Has(desc.Digest) {
-		return fmt.Errorf("blob %s is damaged and not in the bundle: %w", desc.Digest, errdefs.ErrNotFound)
-	}
-	if err := l.Blobs.Delete(ctx, desc.Digest); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("remove damaged blob %s: %w", desc.Digest, err)
-	}
-	return l.writeTo(ctx, l.Blobs, "berth-repair-"+desc.Digest.String(), image, desc)
-}
-
 func (l *Loader) write(ctx context.Context, image *Image, desc ocispec.Descriptor) error {
-	return l.writeTo(ctx, l.Content, remotes.MakeRefKey(ctx, desc), image, desc)
-}
-
-func (l *Loader) writeTo(ctx context.Context, store content.Store, ref string, image *Image, desc ocispec.Descriptor) error {
 	r, err := fetcher{image}.Fetch(ctx, desc)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	return writeBlob(ctx, store, ref, desc, r)
+	return writeBlob(ctx, l.Content, remotes.MakeRefKey(ctx, desc), desc, r)
 }
 
 // writeBlob writes a blob from its start, whatever was written of it before.
@@ -174,64 +190,6 @@ func writeBlob(ctx context.Context, store content.Ingester, ref string, desc oci
 		return fmt.Errorf("write blob %s: %w", desc.Digest, err)
 	}
 	return nil
-}
-
-// fetchAll writes the blobs that images of a compressed bundle lack, in one go through it. A pull would read the bundle from
-// its start for each. It returns the images that something was written of, and why that failed.
-func (l *Loader) fetchAll(ctx context.Context, e *entry, images []*Image) (lacking map[*Image]error) {
-	var all lacks
-	wanted := map[digest.Digest]ocispec.Descriptor{}
-	lacking = map[*Image]error{}
-	for _, image := range images {
-		k, err := l.check(ctx, image)
-		if err != nil {
-			lacking[image] = err
-			continue
-		}
-		for _, desc := range k.missing { // what is damaged is repaired by itself
-			if _, ok := wanted[desc.Digest]; !ok {
-				wanted[desc.Digest] = desc
-				all.missing = append(all.missing, desc)
-			}
-			lacking[image] = nil
-		}
-		all.snapshot = all.snapshot || k.snapshot
-	}
-	if len(wanted) > 0 {
-		if err := l.fetchWanted(ctx, e, all, wanted); err != nil {
-			for image := range lacking {
-				lacking[image] = err
-			}
-		}
-	}
-	return lacking
-}
-
-func (l *Loader) fetchWanted(ctx context.Context, e *entry, k lacks, wanted map[digest.Digest]ocispec.Descriptor) error {
-	if err := l.enoughSpace(k, 0); err != nil {
-		return err
-	}
-	if err := l.work.Acquire(ctx, 1); err != nil {
-		return err
-	}
-	defer l.work.Release(1)
-	err := e.bundle.Walk(ctx, func(d digest.Digest, _ int64, r io.Reader) error {
-		desc, ok := wanted[d]
-		if !ok {
-			return nil
-		}
-		delete(wanted, d)
-		err := writeBlob(ctx, l.Content, remotes.MakeRefKey(ctx, desc), desc, r)
-		if errdefs.IsFailedPrecondition(err) {
-			return nil // it is not what its name says: the images that want it fail by themselves, and no others
-		}
-		if err == nil {
-			bytesRead.Add(float64(desc.Size))
-			bytesWritten.Add(float64(desc.Size))
-		}
-		return err
-	})
-	return l.withNeed(k, err)
 }
 
 // reset empties what a failed load left half-written: containerd would go on where it ended, even with bytes that were
@@ -268,6 +226,10 @@ func (l *Loader) diagnose(ctx context.Context, image *Image, k lacks, err error)
 			continue // there is another copy, or the error says that there is none
 		}
 		if wrong := image.Bundle.Check(ctx, desc); wrong != nil {
+			var machine syscall.Errno
+			if ctx.Err() == nil && !errors.As(wrong, &machine) { // which may pass
+				image.setBroken()
+			}
 			return true, wrong
 		}
 	}

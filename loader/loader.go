@@ -16,7 +16,6 @@
 package loader
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,7 +27,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -89,13 +87,15 @@ type Loader struct {
 	Options
 	Node
 	catalog  *Catalog
+	again    chan struct{} // has Run load once more
 	platform platforms.MatchComparer
 	work     *semaphore.Weighted // one for each image or bundle that is worked on
 
-	rounds    sync.Mutex  // one round of loading at a time
-	loaded    bool        // guarded by rounds
-	unpinned  atomic.Bool // every image was let go of by hand: Berth is being removed
-	unclean   atomic.Bool // what is unpacked may be damaged, and was not looked at since
+	rounds    sync.Mutex               // one round of loading at a time
+	loaded    bool                     // guarded by rounds
+	unpinned  atomic.Bool              // every image was let go of by hand: Berth is being removed
+	unclean   atomic.Bool              // what is unpacked may be damaged, and was not looked at since
+	departed  atomic.Pointer[[]string] // see Departed
 	verifying sync.Mutex
 	repairs   sync.Mutex // one blob is repaired at a time
 }
@@ -103,11 +103,14 @@ type Loader struct {
 // New returns a loader that has loaded nothing yet.
 func New(o Options, n Node) *Loader {
 	platform := platforms.Only(o.Platform)
-	return &Loader{
+	l := &Loader{
 		Options: o, Node: n, platform: platform,
 		catalog: newCatalog(platform, o.Aliases),
+		again:   make(chan struct{}, 1),
 		work:    semaphore.NewWeighted(int64(o.Parallel)),
 	}
+	l.unclean.Store(true) // until Run knows better
+	return l
 }
 
 // Catalog returns what the loader knows of its bundles.
@@ -135,15 +138,17 @@ func (l *Loader) Load(ctx context.Context) error {
 	if first {
 		l.catalog.warnAliases(ctx)
 	}
-	if !failed {
-		err = l.letGo(ctx)
+	if failed || l.catalog.isCopying() { // which may be what replaces it
+		l.holdOn(ctx)
+	} else if err = l.letGo(ctx); err != nil {
+		log.G(ctx).WithError(err).Warn("let go of bundles that have gone; it is tried again")
 	}
 	l.endLease(ctx, failed)
-	summarize(ctx, entries, first, time.Since(start))
+	summarize(ctx, entries, int(l.catalog.said.Swap(0)), first, time.Since(start))
 	return err
 }
 
-// LoadPaths loads bundles by hand, in the background; ctx ends it. An error says that there is nothing to load.
+// LoadPaths loads bundles by hand, in the background; ctx ends it, and what was loaded by then stays. An error says that there is nothing to load.
 func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
 	for _, path := range paths {
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
@@ -175,6 +180,14 @@ func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
 			log.G(ctx).WithError(err).Debug("load by hand")
 		}
 		l.endLease(ctx, err != nil)
+		l.catalog.said.Store(0)
+		if ctx.Err() != nil { // whoever asked for it does not want it any more: that is no fault of the bundles
+			l.catalog.remove(load.entries)
+			select {
+			case l.again <- struct{}{}: // one of them may lie in a folder of l's
+			default:
+			}
+		}
 	}()
 	return load, nil
 }
@@ -195,209 +208,6 @@ func (l *Load) Status() []BundleStatus {
 		all = append(all, e.status())
 	}
 	return all
-}
-
-// loadAll lists and loads bundles, those at the front first.
-func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
-	ctx, err := l.lease(ctx)
-	if err != nil {
-		return err
-	}
-	var work sync.WaitGroup
-	for i, e := range entries {
-		work.Go(func() {
-			defer l.recovered(ctx, func(err error) {
-				e.fail(err)
-				e.announce(ctx)
-			})
-			l.loadBundle(ctx, e, entries[:i])
-		})
-	}
-	work.Wait()
-	for _, e := range entries {
-		l.loadOthers(ctx, e)
-	}
-	if err := l.loadAlone(ctx, entries); err != nil {
-		return err
-	}
-	l.settle(ctx, entries)
-	note(ctx, entries)
-	var errs []error
-	for _, e := range entries {
-		errs = append(errs, e.error())
-	}
-	return errors.Join(errs...)
-}
-
-// loadBundle lists and loads a bundle, which stands behind others.
-func (l *Loader) loadBundle(ctx context.Context, e *entry, front []*entry) {
-	e.start = time.Now()
-	if !l.list(ctx, e) {
-		e.announce(ctx)
-		return
-	}
-	l.catalog.waitListed(ctx, front) // or it is not known which names are e's, and what is loaded was a matter of chance
-	images := l.catalog.take(e)
-	var fetched map[*Image]error
-	if e.bundle.Compressed() {
-		fetched = l.fetchAll(ctx, e, images)
-	}
-	var work sync.WaitGroup
-	for _, image := range images {
-		err, written := fetched[image]
-		if err != nil {
-			image.end(Failed, err)
-			continue
-		}
-		work.Go(func() {
-			defer l.recovered(ctx, image.fail)
-			if err := l.work.Acquire(ctx, 1); err != nil {
-				image.fail(err)
-				return
-			}
-			defer l.work.Release(1)
-			image.start()
-			result, err := l.loadImage(ctx, image, written)
-			image.end(result, err)
-		})
-	}
-	work.Wait()
-	if len(e.full()) > 0 {
-		return // see loadAlone
-	}
-	e.end()
-	e.announce(ctx)
-}
-
-// loadOthers loads the images of a bundle that another was to bring, and could not.
-func (l *Loader) loadOthers(ctx context.Context, e *entry) {
-	images := l.catalog.takeOver(e)
-	for _, image := range images {
-		_ = l.loadOne(ctx, image) // the image has it
-	}
-	if len(images) > 0 {
-		e.end()
-		e.announce(ctx)
-	}
-}
-
-// loadOne loads an image, and notes how that ended.
-func (l *Loader) loadOne(ctx context.Context, image *Image) error {
-	defer l.recovered(ctx, image.fail)
-	image.start()
-	state, err := l.loadImage(ctx, image, true)
-	image.end(state, err)
-	return err
-}
-
-// loadAlone loads the images for which there was no room again, the smallest first and one at a time, after what they left
-// went: one that is too large would keep the others out. What it finds out of their sizes holds for the next rounds.
-func (l *Loader) loadAlone(ctx context.Context, entries []*entry) error {
-	var images []*Image
-	for _, e := range entries {
-		if len(e.full()) == 0 {
-			continue
-		}
-		images = append(images, e.full()...)
-		defer func() {
-			e.end()
-			e.announce(ctx)
-		}()
-	}
-	slices.SortFunc(images, func(a, b *Image) int { return cmp.Compare(a.contents.size(), b.contents.size()) })
-	dirty := true
-	for _, image := range images {
-		if dirty && ctx.Err() == nil {
-			l.endLease(ctx, true)
-			if _, err := l.lease(ctx); err != nil {
-				return err
-			}
-		}
-		dirty = l.loadOneAlone(ctx, image)
-	}
-	return nil
-}
-
-// loadOneAlone reports whether it may have left something.
-func (l *Loader) loadOneAlone(ctx context.Context, image *Image) (dirty bool) {
-	_, free, unknown := l.space(lacks{})
-	err := l.loadOne(ctx, image)
-	if err != nil && isFull(err) && unknown == nil {
-		image.ranOut.Store(max(free, image.ranOut.Load()))
-	}
-	_, after, _ := l.space(lacks{})
-	return err != nil && after < free
-}
-
-// settle records again, now that all bundles are listed, the images that have names which others lay claim to: while they
-// were loaded it was not known yet whose these are.
-func (l *Loader) settle(ctx context.Context, entries []*entry) {
-	for _, e := range entries {
-		for _, image := range l.catalog.contested(e) {
-			if _, err := l.record(ctx, l.Images, image, false); err != nil {
-				image.fail(err)
-				e.end()
-			}
-		}
-	}
-}
-
-// list opens a bundle and reads what is in it, unless that is known. It reports whether there is anything to load.
-func (l *Loader) list(ctx context.Context, e *entry) bool {
-	if e.listed() {
-		return e.bundle != nil
-	}
-	for {
-		before, err := os.Lstat(e.path)
-		if err != nil {
-			e.fail(err)
-			return false
-		}
-		start := time.Now()
-		b, err := l.open(ctx, e.path)
-		var machine syscall.Errno
-		switch {
-		case err == nil:
-			l.catalog.list(ctx, e, b)
-			return true
-		case ctx.Err() != nil:
-			e.fail(ctx.Err())
-			return false
-		case time.Since(written(e.path)).Abs() < settled:
-			e.set(Copying) // it may still be copied
-			if wait(ctx, max(settled/4, 2*time.Since(start))) {
-				continue
-			}
-		case errors.As(err, &machine):
-			e.fail(err) // which may pass, and the bundle stay the same
-			return false
-		}
-		e.cannotRead(before, err)
-		return false
-	}
-}
-
-// settled is how long ago a bundle was written for its faults to be its own, and not those of a copy that is not complete.
-const settled = 2 * time.Second
-
-// written returns when a bundle was last written to: of a layout, when a file was added to it.
-func written(path string) (last time.Time) {
-	for _, sub := range []string{"", "index.json", "blobs", "blobs/sha256"} {
-		if info, err := os.Lstat(filepath.Join(path, sub)); err == nil && info.ModTime().After(last) {
-			last = info.ModTime()
-		}
-	}
-	return last
-}
-
-// wait reports whether d passed before ctx ended.
-func wait(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
 }
 
 // recovered keeps a panic from ending containerd.

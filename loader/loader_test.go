@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/berth-edge/berth/integration/image"
@@ -125,6 +127,74 @@ func TestEnded(t *testing.T) {
 	}
 }
 
+// noLeases cannot make a lease, as on a disk that is full or was mounted read-only.
+type noLeases struct{ leases.Manager }
+
+func (noLeases) Create(context.Context, ...leases.Opt) (leases.Lease, error) {
+	return leases.Lease{}, syscall.EROFS
+}
+
+// TestNoLease has containerd's store refuse to be written to (L7, REL-15): each bundle says so, what is in them is known to
+// pulls all the same, and they are loaded when it can be written to again.
+func TestNoLease(t *testing.T) {
+	asked := 0
+	l, manager := newLoader(t, bundles(t, "a", "b"), func(any) error { asked++; return errors.New("not today") })
+	l.Leases = noLeases{manager}
+	if err := l.Load(t.Context()); !errors.Is(err, syscall.EROFS) || asked != 0 {
+		t.Errorf("got %v and %d pulls, want a read-only file system, and none", err, asked)
+	}
+	for _, b := range l.Catalog().Status() {
+		if b.State != loader.Failed || !errors.Is(b.Err, syscall.EROFS) || len(b.Images) != 1 {
+			t.Errorf("got %+v, want it listed, and failed with the reason", b)
+		}
+	}
+	named, err := reference.ParseNormalizedNamed("quay.io/b:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := l.Catalog().Find(named); !ok {
+		t.Error("got no image for a pull, want that of the bundle")
+	}
+	l.Leases = manager
+	if err := l.Load(t.Context()); err == nil || asked < 2 {
+		t.Errorf("got %v after %d pulls, want both bundles tried again", err, asked)
+	}
+}
+
+// TestLoadInterrupted ends a load by hand before it is done, as Ctrl-C of berth load does: the bundle is forgotten, and is no fault
+// that status shows from then on.
+func TestLoadInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	other := bundles(t, "other")
+	pulls := make(chan string, 10)
+	l, _ := newLoader(t, bundles(t), func(source any) error {
+		pulls <- source.(*loader.Source).Image()
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	running, stop := context.WithCancel(t.Context())
+	rounds, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		l.Run(running, nil, func() { close(rounds) })
+	}()
+	<-rounds
+	load, err := l.LoadPaths(ctx, []string{other})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := <-pulls; got != "quay.io/other:1" {
+		t.Errorf("got a pull of %s, want that of the bundle", got)
+	}
+	cancel()
+	<-load.Done()
+	if got := l.Catalog().Status(); len(got) != 0 {
+		t.Errorf("got %+v, want no bundle", got)
+	}
+	stop()
+	<-ended
+}
+
 // TestLayoutLater looks again at a layout of which a blob came later: nothing about the directory itself tells.
 func TestLayoutLater(t *testing.T) {
 	folder := bundles(t)
@@ -154,38 +224,4 @@ func TestLayoutLater(t *testing.T) {
 	if err := l.Load(t.Context()); err == nil || asked == 0 {
 		t.Errorf("got %v and %d pulls, want one at least", err, asked)
 	}
-}
-
-// TestRefused shows what must not be trusted as any other bundle that failed, until it is mended (REL-10).
-func TestRefused(t *testing.T) {
-	folder := bundles(t, "a")
-	path := filepath.Join(folder, "a.tar")
-	asked := 0
-	l, _ := newLoader(t, folder, func(any) error { asked++; return errors.New("not today") })
-	want := func(path, says string) {
-		t.Helper()
-		if err := l.Load(t.Context()); err == nil {
-			t.Error("got no error")
-		}
-		s := l.Catalog().Status()
-		if len(s) != 1 || s[0].Path != path || s[0].State != loader.Failed || s[0].Err == nil || !strings.Contains(s[0].Err.Error(), says) {
-			t.Errorf("got %+v, want %s failed with %q", s, path, says)
-		}
-	}
-	chmod := func(path string, mode os.FileMode) {
-		t.Helper()
-		if err := os.Chmod(path, mode); err != nil {
-			t.Fatal(err)
-		}
-	}
-	chmod(path, 0o666)
-	want(path, "refusing bundle "+path+": mode 0666")
-	chmod(path, 0o644)
-	chmod(folder, 0o777)
-	want(folder, "refusing bundles in "+folder+": mode 0777")
-	if asked != 0 {
-		t.Errorf("got %d pulls of what is refused, want none", asked)
-	}
-	chmod(folder, 0o755)
-	want(path, "not today")
 }

@@ -5,17 +5,13 @@ package loader
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/labels"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/distribution/reference"
@@ -186,59 +182,4 @@ func put(ctx context.Context, store images.Store, want images.Image, always bool
 		}
 		return changed && err == nil, err
 	}
-}
-
-// letGo unpins the images of bundles that have gone, and those that are no longer in their bundle.
-func (l *Loader) letGo(ctx context.Context) error {
-	return l.unpin(ctx, func(image images.Image) bool {
-		bundle := image.Labels[BundleLabel]
-		return !l.catalog.holds(bundle, image.Target.Digest) && (l.owned(bundle) || l.catalog.has(bundle) || isGone(bundle))
-	})
-}
-
-// Unpin unpins every image that was loaded. They stay, and are images like any other; nothing more is loaded until containerd
-// starts again.
-func (l *Loader) Unpin(ctx context.Context) (int, error) {
-	l.rounds.Lock()
-	defer l.rounds.Unlock()
-	ctx = namespaces.WithNamespace(ctx, l.Namespace)
-	l.unpinned.Store(true)
-	before, err := l.ownedImages(ctx)
-	if err != nil {
-		return 0, err
-	}
-	return len(before), l.unpin(ctx, func(images.Image) bool { return true })
-}
-
-func isGone(path string) bool {
-	_, err := os.Lstat(path)
-	return errors.Is(err, fs.ErrNotExist)
-}
-
-func (l *Loader) ownedImages(ctx context.Context) ([]images.Image, error) {
-	all, err := l.Images.List(ctx, `labels."`+BundleLabel+`"`)
-	if err != nil {
-		return nil, fmt.Errorf("list loaded images: %w", err)
-	}
-	return all, nil
-}
-
-func (l *Loader) unpin(ctx context.Context, gone func(images.Image) bool) error {
-	all, err := l.ownedImages(ctx)
-	if err != nil {
-		return err
-	}
-	for _, image := range all {
-		if !gone(image) {
-			continue
-		}
-		bundle := image.Labels[BundleLabel]
-		delete(image.Labels, BundleLabel)
-		delete(image.Labels, PinLabel)
-		if _, err := l.Images.Update(ctx, image, "labels"); err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("unpin image %s: %w", image.Name, err)
-		}
-		log.G(ctx).WithFields(log.Fields{"image": image.Name, "bundle": bundle}).Info("image is unpinned")
-	}
-	return nil
 }

@@ -17,8 +17,8 @@ import (
 // announce writes the one line of a bundle that was worked on, and a line for whatever is wrong with it. What was said the last
 // time, and still holds, is only there for who debugs: containerd may run for months with a broken bundle.
 func (e *entry) announce(ctx context.Context) {
-	if ctx.Err() != nil {
-		return // containerd ends, and that is no fault of the bundle
+	if ctx.Err() != nil || e.isCopied() {
+		return // containerd ends, or the bundle comes later: that is no fault of it
 	}
 	d := time.Since(e.start)
 	s := e.status()
@@ -45,9 +45,16 @@ func (e *entry) announce(ctx context.Context) {
 		return
 	}
 	for _, problem := range strings.Split(s.Err.Error(), "\n") {
-		line.WithField("problem", problem).Log(level(logrus.ErrorLevel), "bundle is not loaded as a whole")
+		l := level(logrus.ErrorLevel)
+		if e.news && e.catalog.said.Add(1) > maxSaid {
+			l = logrus.DebugLevel
+		}
+		line.WithField("problem", problem).Log(l, "bundle is not loaded as a whole")
 	}
 }
+
+// maxSaid is how many problems of one round are said one by one: a folder may hold ten thousand files that are no bundles.
+const maxSaid = 50
 
 // note writes a line for each name that an image does not get, once. It is known when all bundles are listed.
 func note(ctx context.Context, entries []*entry) {
@@ -67,8 +74,8 @@ func note(ctx context.Context, entries []*entry) {
 	}
 }
 
-// summarize writes the one line of a round of loading.
-func summarize(ctx context.Context, entries []*entry, first bool, d time.Duration) {
+// summarize writes the one line of a round of loading, in which so many problems were said.
+func summarize(ctx context.Context, entries []*entry, said int, first bool, d time.Duration) {
 	images, failed, level := 0, 0, logrus.DebugLevel
 	if first {
 		level = logrus.InfoLevel
@@ -83,6 +90,9 @@ func summarize(ctx context.Context, entries []*entry, first bool, d time.Duratio
 			level = logrus.InfoLevel
 		}
 		e.news = false
+	}
+	if more := said - maxSaid; more > 0 {
+		log.G(ctx).WithField("problems", more).Error("more bundles are not loaded as a whole: berth status has all of them")
 	}
 	log.G(ctx).WithFields(log.Fields{"bundles": len(entries), "failed": failed, "images": images, "seconds": rounded(d)}).
 		Log(level, "bundles are loaded")

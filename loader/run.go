@@ -5,8 +5,10 @@ package loader
 
 import (
 	"context"
+	"slices"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 )
 
@@ -30,8 +32,8 @@ func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()
 			loaded()
 			loaded = nil
 		}
-		if l.unclean.Swap(false) {
-			l.verifyOthers(ctx)
+		if l.unclean.Load() && l.verifyAll(ctx) {
+			l.unclean.Store(false)
 		}
 		runs, changed := l.wait(ctx, changes, again)
 		switch {
@@ -47,12 +49,24 @@ func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()
 
 // wait reports whether ctx still runs when it is time to load again, and whether that is since the bundles changed.
 func (l *Loader) wait(ctx context.Context, changes <-chan struct{}, again <-chan time.Time) (runs, changed bool) {
+	var look <-chan time.Time
+	if l.catalog.isCopying() {
+		ticks := time.NewTicker(settled / 4)
+		defer ticks.Stop()
+		look = ticks.C
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return false, false
+		case <-look:
+			if l.catalog.hasCopied() {
+				return true, true
+			}
 		case <-again:
 			return true, false
+		case <-l.again:
+			return true, true
 		case <-changes: // every container that starts is a mount, and a change
 			if l.catalog.differs(find(l.Paths)) {
 				log.G(ctx).Debug("the bundles changed")
@@ -62,11 +76,15 @@ func (l *Loader) wait(ctx context.Context, changes <-chan struct{}, again <-chan
 	}
 }
 
-// verifyOthers looks at the images that no bundle brought, after containerd did not end by itself.
-func (l *Loader) verifyOthers(ctx context.Context) {
-	if _, err := l.Verify(ctx, false); err != nil && ctx.Err() == nil {
+// verifyAll looks at all images, those that no bundle brought too, after containerd did not end by itself. It reports whether
+// they are whole now: as long as they are not, the next rounds, and the next start, look again. What there is nothing to mend by
+// is said, and left at that.
+func (l *Loader) verifyAll(ctx context.Context) bool {
+	found, err := l.Verify(ctx, false)
+	if err != nil && ctx.Err() == nil {
 		log.G(ctx).WithError(err).Warn("verify what is unpacked, since containerd did not end by itself")
 	}
+	return err == nil && !slices.ContainsFunc(found, func(d Damage) bool { return !d.Mended && !errdefs.IsNotFound(d.Err) })
 }
 
 func (l *Loader) round(ctx context.Context) (err error) {

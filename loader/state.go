@@ -20,7 +20,7 @@ type State string
 const (
 	// Listing is a bundle of which it is not known what is in it.
 	Listing State = "listing"
-	// Copying is a bundle that cannot be read and was written to a moment ago.
+	// Copying is a bundle that cannot be read and was written to a moment ago. It is looked at again when nobody writes to it.
 	Copying State = "being copied"
 	// Waiting is an image that is not worked on yet.
 	Waiting State = "waiting"
@@ -89,6 +89,13 @@ func (e *entry) cannotRead(info os.FileInfo, err error) {
 	e.catalog.mu.Lock()
 	defer e.catalog.mu.Unlock()
 	e.unread = info
+}
+
+// isCopied reports whether a bundle was being copied when it was last looked at.
+func (e *entry) isCopied() bool {
+	e.catalog.mu.Lock()
+	defer e.catalog.mu.Unlock()
+	return e.state == Copying
 }
 
 func (e *entry) set(state State) {
@@ -161,6 +168,13 @@ func (i *Image) end(state State, err error) {
 }
 
 func (i *Image) fail(err error) { i.set(Failed, err) }
+
+// setBroken notes that its bundle holds an image damaged, or not as a whole.
+func (i *Image) setBroken() {
+	i.catalog.mu.Lock()
+	defer i.catalog.mu.Unlock()
+	i.broken = true
+}
 
 func (i *Image) set(state State, err error) {
 	i.catalog.mu.Lock()

@@ -21,17 +21,22 @@ import (
 	"github.com/berth-edge/berth/loader/unpacked"
 )
 
-// Damage is a layer that is not on the disk as it should be.
+// Damage is something that is not on the disk as it should be: files of a layer that was unpacked, or a blob.
 type Damage struct {
 	Namespace, Image string
-	Layer            digest.Digest
-	Files            []string // that are damaged, by their paths in the layer
+	Layer            digest.Digest // that was unpacked
+	Files            []string      // that are damaged, by their paths in the layer
+	Blob             digest.Digest // that is damaged itself; Layer and Files are empty then
 	Mended           bool
 	Err              error // why it could not be looked at, or not be mended
 }
 
 func (d Damage) String() string {
 	switch {
+	case d.Blob != "" && d.Mended:
+		return fmt.Sprintf("image %s: blob %s was damaged; it was written again from its bundle", d.Image, d.Blob)
+	case d.Blob != "":
+		return fmt.Sprintf("image %s: %v", d.Image, d.Err)
 	case d.Err != nil && len(d.Files) == 0:
 		return fmt.Sprintf("image %s: layer %s cannot be verified: %v", d.Image, d.Layer, d.Err)
 	case d.Mended:
@@ -41,7 +46,8 @@ func (d Damage) String() string {
 }
 
 // Verify compares what is unpacked of every image of every namespace with its layers, and mends what is damaged. Unless all is
-// asked for, a layer that was synced is only compared if something about it is suspicious.
+// asked for, a layer that was synced is only compared if something about it is suspicious. All is also every blob, which is
+// compared with its digest: that reads the whole content store once, one blob at a time.
 func (l *Loader) Verify(ctx context.Context, all bool) (_ []Damage, err error) {
 	l.verifying.Lock()
 	defer l.verifying.Unlock()
@@ -50,7 +56,7 @@ func (l *Loader) Verify(ctx context.Context, all bool) (_ []Damage, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("list namespaces: %w", err)
 	}
-	v := &verification{loader: l, all: all, seen: map[string]bool{}}
+	v := &verification{loader: l, all: all, seen: map[string]bool{}, hashed: map[digest.Digest]bool{}}
 	for _, namespace := range spaces {
 		ctx := namespaces.WithNamespace(ctx, namespace)
 		list, err := l.Images.List(ctx)
@@ -71,11 +77,15 @@ func (l *Loader) Verify(ctx context.Context, all bool) (_ []Damage, err error) {
 type verification struct {
 	loader *Loader
 	all    bool
-	seen   map[string]bool // chains that were looked at
+	seen   map[string]bool        // chains that were looked at
+	hashed map[digest.Digest]bool // blobs that were
 	found  []Damage
 }
 
 func (v *verification) image(ctx context.Context, namespace string, image images.Image) {
+	if v.all {
+		v.blobs(ctx, namespace, image)
+	}
 	manifest, err := images.Manifest(ctx, v.loader.Content, image.Target, v.loader.platform)
 	if err != nil {
 		return // not an image for this machine, or not whole: that is another matter
@@ -106,14 +116,18 @@ func (v *verification) image(ctx context.Context, namespace string, image images
 		if _, err := v.loader.Snapshots.Stat(ctx, chains[i].String()); errdefs.IsNotFound(err) {
 			return // it was removed meanwhile
 		}
-		d.Namespace, d.Image = namespace, image.Name
-		v.found = append(v.found, d)
-		said := log.G(ctx).WithField("namespace", namespace)
-		if d.Mended {
-			said.Warn(d)
-		} else {
-			said.Error(d)
-		}
+		v.note(ctx, d, namespace, image.Name)
+	}
+}
+
+func (v *verification) note(ctx context.Context, d Damage, namespace, image string) {
+	d.Namespace, d.Image = namespace, image
+	v.found = append(v.found, d)
+	said := log.G(ctx).WithField("namespace", namespace)
+	if d.Mended {
+		said.Warn(d)
+	} else {
+		said.Error(d)
 	}
 }
 
@@ -127,12 +141,8 @@ func (l *Loader) verifyLayer(ctx context.Context, dir string, layer ocispec.Desc
 			return d, false
 		}
 	}
-	err := l.readLayer(ctx, layer, func(r io.Reader) (err error) {
-		d.Files, err = unpacked.Damaged(dir, r)
-		return err
-	})
-	if err != nil {
-		d.Err = err
+	if err := l.compareLayer(ctx, dir, layer, &d); err != nil {
+		d.Files, d.Err = nil, err
 		return d, true
 	}
 	if len(d.Files) == 0 {
@@ -144,28 +154,6 @@ func (l *Loader) verifyLayer(ctx context.Context, dir string, layer ocispec.Desc
 	d.Err = l.readLayer(ctx, layer, func(r io.Reader) error { return unpacked.Mend(ctx, dir, r, d.Files) })
 	d.Mended = d.Err == nil
 	return d, true
-}
-
-// readLayer reads a layer from the content store, or from a bundle that has it.
-func (l *Loader) readLayer(ctx context.Context, layer ocispec.Descriptor, f func(io.Reader) error) error {
-	if whole, err := l.isWhole(ctx, layer); err == nil && whole {
-		ra, err := l.Content.ReaderAt(ctx, layer)
-		if err != nil {
-			return err
-		}
-		defer ra.Close()
-		return f(content.NewReader(ra))
-	}
-	b, ok := l.catalog.withBlob(layer.Digest)
-	if !ok {
-		return fmt.Errorf("its compressed layer is not kept, and in no bundle; remove the image and pull it again: %w", errdefs.ErrNotFound)
-	}
-	r, err := b.Fetch(ctx, layer)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	return f(r)
 }
 
 // verifyImage verifies a bundle's image before it is said to be there.

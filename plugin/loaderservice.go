@@ -39,7 +39,7 @@ func (l *Loader) status() *api.LoaderStatus {
 	if l.err != nil {
 		return &api.LoaderStatus{Problems: strings.Split(l.err.Error(), "\n")}
 	}
-	return &api.LoaderStatus{Paths: l.Paths, Namespace: l.Namespace, Bundles: bundleStatuses(l.Catalog().Status())}
+	return &api.LoaderStatus{Paths: l.Paths, Namespace: l.Namespace, Bundles: bundleStatuses(l.Catalog().Status()), Departed: l.Departed()}
 }
 
 func bundleStatuses(bundles []loader.BundleStatus) []*api.BundleStatus {

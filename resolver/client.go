@@ -34,7 +34,7 @@ type client struct {
 var _ credential.Keychain = client{}
 
 // Credential implements [credential.Keychain]: it asks the client, with the reference that the client knows.
-func (c client) Credential(ctx context.Context) (credential.Credential, error) {
+func (c client) Credential(ctx context.Context, _ string, _ credential.Credential) (credential.Credential, error) {
 	ctx, cancel := context.WithTimeout(ctx, clientTimeout)
 	defer cancel()
 	// The goroutine of MarshalAny logs errors of the client's callback, and these can quote a secret.

@@ -8,11 +8,14 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/transfer/registry"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
 
@@ -147,4 +150,69 @@ func TestPullIsLogged(t *testing.T) {
 		}
 	}
 	wantNoSecret(t, "the log", logged.String())
+}
+
+// A target that fails with every pull is said once, and once more when it works, with how often it failed in between. Each error is
+// whole.
+func TestRepeatedFailureIsSummedUp(t *testing.T) {
+	t.Parallel()
+	content := registrytest.NewImage("repeat", 4<<10)
+	var works, broken atomic.Bool
+	first := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case works.Load():
+			registrytest.Registry{Image: content}.ServeHTTP(w, r)
+		case broken.Load():
+			http.Error(w, "broken", http.StatusForbidden)
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	second := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/absent/") {
+			http.NotFound(w, r)
+			return
+		}
+		registrytest.Registry{Image: content}.ServeHTTP(w, r)
+	}))
+	n := newNode(t, first.registry()+second.registry()+from(first, second))
+	ctx, logged := traced(t)
+	pull := func(times int, ref string, good bool) {
+		t.Helper()
+		for range times {
+			err := n.pull(ctx, ref)
+			if good && err != nil {
+				t.Fatal(err)
+			}
+			if !good {
+				wantError(t, err, errdefs.ErrNotFound, "from "+first.Host+"/mirror/org/absent/app:1: not found", "; then from "+second.Host+"/mirror/org/absent/app:1: not found")
+			}
+		}
+	}
+	want := func(name string, count int, parts ...string) {
+		t.Helper()
+		got := 0
+		for line := range strings.Lines(logged.String()) {
+			if !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(line, part) }) {
+				got++
+			}
+		}
+		if got != count {
+			t.Errorf("%s: got %d lines with %q, want %d:\n%s", name, got, parts, count, logged)
+		}
+	}
+	pull(5, ref, true)
+	want("one failure", 1, "level=warning", "trying the next", "cause=\"not found\"", `ref="`+ref+`"`)
+	pull(3, "quay.io/org/absent/app:1", false)
+	want("that of another image", 1, "level=warning", "trying the next", "cause=\"not found\"", "absent/app:1")
+	broken.Store(true)
+	pull(2, ref, true)
+	want("another cause", 1, "level=warning", "trying the next", "forbidden")
+	want("in all", 3, "level=warning")
+	works.Store(true)
+	pull(2, ref, true)
+	want("both causes ended", 1, "level=info", "target of a pull works again", "repeated=5 ", `pulled-as="`+first.Host+`/mirror/org/app:1"`)
+	works.Store(false)
+	pull(1, ref, true)
+	want("a new failure", 2, "level=warning", "trying the next", "forbidden")
 }

@@ -211,7 +211,7 @@ func compile(c Config, before *Routes) (*Routes, error) {
 			rs.endpoint[r] = e
 			continue
 		}
-		e, err := endpoint.New(r.Domain.Host(), r.Credential, r.Endpoint)
+		e, err := endpoint.New(r.Domain.Host(), r.Credential.Keychain(), r.Endpoint)
 		if err != nil {
 			return nil, fmt.Errorf("registry %s: %w", r.Domain, err)
 		}

@@ -55,6 +55,8 @@ type Transferrer struct {
 	Boot string
 	// KeepLabels are labels of an image that stay when the same image is stored again under the same name.
 	KeepLabels []string
+
+	repeats repeats
 }
 
 var _ transfer.Transferrer = (*Transferrer)(nil)
@@ -184,10 +186,11 @@ func (p *pull) run(ctx context.Context) error {
 		return fmt.Errorf("pull %s: %w", ref, err)
 	}
 	var attempts []attempt
-	targets := order(ctx, route.Targets)
+	targets := p.order(ctx, route)
 	for i, target := range targets {
 		a := p.try(ctx, route, target)
 		if a.err == nil {
+			p.t.repeats.worked(ctx, ref, target.Pull.String())
 			return nil
 		}
 		attempts = append(attempts, a)
@@ -198,8 +201,9 @@ func (p *pull) run(ctx context.Context) error {
 			break
 		}
 		countFallback(target, a.outcome())
-		log.G(ctx).WithFields(log.Fields{"ref": ref, "pulled-as": target.Pull.String(), "rule": route.Rule, "cause": a.cause()}).
-			Warn("target of a pull failed; trying the next")
+		p.t.repeats.log(ctx, failure{ref, target.Pull.String(), a.outcome()},
+			log.Fields{"ref": ref, "pulled-as": target.Pull.String(), "rule": route.Rule, "cause": a.cause()},
+			func(line *log.Entry) { line.Warn("target of a pull failed; trying the next") })
 	}
 	return &PullError{route: route, attempts: attempts}
 }
@@ -231,16 +235,17 @@ func (p *pull) untouched(ctx context.Context, ref string) error {
 }
 
 // order puts targets that could not be reached a moment ago behind the others.
-func order(ctx context.Context, targets []Target) []Target {
-	if len(targets) == 1 {
-		return targets
+func (p *pull) order(ctx context.Context, route Route) []Target {
+	if len(route.Targets) == 1 {
+		return route.Targets
 	}
 	var up, down []Target
-	for _, target := range targets {
+	for _, target := range route.Targets {
 		if target.endpoint != nil {
 			if ago, isDown := target.endpoint.Down(); isDown {
-				log.G(ctx).WithFields(log.Fields{"pulled-as": target.Pull.String(), "ago": ago.Round(time.Millisecond)}).
-					Info("target of a pull put last: it could not be reached a moment ago")
+				p.t.repeats.log(ctx, failure{route.Ref, target.Pull.String(), putLast},
+					log.Fields{"pulled-as": target.Pull.String(), "ago": ago.Round(time.Millisecond)},
+					func(line *log.Entry) { line.Info("target of a pull put last: it could not be reached a moment ago") })
 				down = append(down, target)
 				continue
 			}

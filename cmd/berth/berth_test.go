@@ -35,7 +35,7 @@ func TestSessions(t *testing.T) {
 	}
 	testscript.Run(t, testscript.Params{
 		Dir:  "testdata",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": wantExit},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": wantExit, "serve": serve, "schema": schema},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", env.Getenv("PATH")+string(os.PathListSeparator)+bin)
 			return nil

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/urfave/cli/v3"
@@ -20,15 +21,15 @@ func bundleCommand() *cli.Command {
 		Usage:     "write images into a bundle, which a node loads without a network; exit status 1 if one is not to be had",
 		ArgsUsage: "[REF…]",
 		Description: "FILE is an OCI archive; compressed with zstd if its name ends in .zst; an OCI layout directory if it ends in a slash.\n" +
-			"Manifests are as they are at their source, so that digests stay valid. It is there once it is whole.\n\n" +
-			"Examples:\n" +
-			"  berth bundle --out cluster.tar.zst -f manifests/\n" +
-			"  berth bundle --check cluster.tar.zst",
+			"Manifests are as they are at their source, so that digests stay valid. It is there once it is whole." + wantedHelp + examples(
+			"berth bundle --out cluster.tar.zst -f manifests/",
+			"berth bundle --check cluster.tar.zst",
+		),
 		OnUsageError: onUsageError,
 		Flags: append(imageFlags(),
 			&cli.StringFlag{Name: "out", Aliases: []string{"o"}, Usage: "the bundle to write"},
+			&cli.StringFlag{Name: "output", Usage: "json, or text", Value: "text"}, // -o names the bundle
 			&cli.StringFlag{Name: "check", Usage: "read a bundle, and compare all that it holds with its digests; nothing is written"},
-			quietFlag(),
 		),
 		Action: writeBundle,
 	}
@@ -44,7 +45,11 @@ func writeBundle(ctx context.Context, cmd *cli.Command) error {
 	case out == "":
 		return usageError{errors.New("bundle wants --out FILE")}
 	}
-	refs, err := wantedImages(ctx, cmd)
+	output, err := outputOf(cmd)
+	if err != nil {
+		return err
+	}
+	refs, err := wantedImages(cmd)
 	if err != nil {
 		return err
 	}
@@ -62,41 +67,80 @@ func writeBundle(ctx context.Context, cmd *cli.Command) error {
 	}
 	defer layout.Discard()
 	bundled, err := m.Bundle(ctx, refs, layout, only, nil)
-	fault := false
-	w := cmd.Root().Writer
-	for i, b := range bundled {
-		switch {
-		case b.Err != nil:
-			fault = true
-			fmt.Fprintf(w, "failed   %s\n  %v\n", refs[i], b.Err)
-		case !cmd.Bool("quiet"):
-			fmt.Fprintf(w, "bundled  %s\n  %s  %s\n", refs[i], b.Target.Pull, b.Descriptor.Digest)
-		}
-	}
-	if fault {
-		return errFault
-	}
 	if err != nil {
 		return err
 	}
-	if err := layout.Commit(); err != nil {
-		return err
+	var images []bundledImage
+	fault := false
+	for i, b := range bundled {
+		image := bundledImage{Ref: refs[i], Digest: b.Descriptor.Digest.String()}
+		if b.Target != nil {
+			image.Pull = b.Target.Pull.String()
+		}
+		if b.Err != nil {
+			image.Error, fault = b.Err.Error(), true
+		}
+		images = append(images, image)
 	}
-	fmt.Fprintf(w, "%s: %s\n", out, count(len(refs), "image"))
+	if !fault {
+		err = layout.Commit()
+	}
+	if err == nil {
+		err = printBundled(cmd, output, out, images)
+	}
+	if err == nil && fault {
+		err = errFault
+	}
+	return err
+}
+
+// bundledImage is one element of what `berth bundle --output json` prints.
+type bundledImage struct {
+	Ref    string `json:"ref"`
+	Pull   string `json:"pull"`
+	Digest string `json:"digest"`
+	Error  string `json:"error"`
+}
+
+func printBundled(cmd *cli.Command, output, path string, images []bundledImage) error {
+	w := cmd.Root().Writer
+	if output == "json" {
+		return printJSON(w, images)
+	}
+	failed := 0
+	for _, image := range images {
+		switch {
+		case image.Error != "":
+			failed++
+			fmt.Fprintf(w, "failed   %s\n  %s\n", image.Ref, strings.ReplaceAll(image.Error, "\n", "\n  "))
+		case isQuiet(cmd):
+		case image.Pull == "":
+			fmt.Fprintf(w, "good     %s\n  %s\n", image.Ref, image.Digest)
+		default:
+			fmt.Fprintf(w, "bundled  %s\n  %s  %s\n", image.Ref, image.Pull, image.Digest)
+		}
+	}
+	switch {
+	case failed > 0:
+		fmt.Fprintf(w, "%s is not written: of %s, %d could not be read\n", path, count(len(images), "image"), failed)
+	case !isQuiet(cmd):
+		fmt.Fprintf(w, "%s: %s\n", path, count(len(images), "image"))
+	}
 	return nil
 }
 
 func checkBundle(ctx context.Context, cmd *cli.Command, path string) error {
-	images, err := mirror.CheckBundle(ctx, path)
+	output, err := outputOf(cmd)
 	if err != nil {
 		return err
 	}
-	w := cmd.Root().Writer
-	for _, image := range images {
-		if !cmd.Bool("quiet") {
-			fmt.Fprintf(w, "good  %s  %s\n", image.Name, image.Target.Digest)
-		}
+	held, err := mirror.CheckBundle(ctx, path)
+	if err != nil {
+		return err
 	}
-	fmt.Fprintf(w, "%s: %s\n", path, count(len(images), "image"))
-	return nil
+	var images []bundledImage
+	for _, image := range held {
+		images = append(images, bundledImage{Ref: image.Name, Digest: image.Target.Digest.String()})
+	}
+	return printBundled(cmd, output, path, images)
 }

@@ -14,16 +14,21 @@ import (
 	"github.com/berth-edge/berth/plugin/dropin"
 	"github.com/berth-edge/berth/plugin/localpull"
 	"github.com/berth-edge/berth/resolver"
+	"github.com/berth-edge/berth/resolver/config"
 	"github.com/berth-edge/berth/resolver/strict"
 )
 
 func checkCommand() *cli.Command {
 	return &cli.Command{
-		Name:         "check",
-		Usage:        "check a configuration; exit status 1 with every mistake on a line of its own",
-		Description:  "Reads the configuration as containerd does, and reports the settings of CRI that would make it pull past the rules.",
+		Name:  "check",
+		Usage: "check a configuration; exit status 1 with every mistake on a line of its own",
+		Description: "Reads the configuration as containerd does, and reports the settings of CRI that would make it pull past the rules." + examples(
+			"berth config check",
+			"berth config check --config registry.toml",
+			"berth config check --output json --config /etc/containerd/config.toml",
+		),
 		OnUsageError: onUsageError,
-		Flags:        []cli.Flag{configFlag()},
+		Flags:        []cli.Flag{configFlag(), outputFlag()},
 		Action:       check,
 	}
 }
@@ -31,6 +36,10 @@ func checkCommand() *cli.Command {
 func check(ctx context.Context, cmd *cli.Command) error {
 	if cmd.Args().Len() > 0 {
 		return usageError{fmt.Errorf("check takes no argument %q; name the file with --config", cmd.Args().First())}
+	}
+	output, err := outputOf(cmd)
+	if err != nil {
+		return err
 	}
 	path := cmd.String("config")
 	loaded, main, err := loadConfig(ctx, path)
@@ -49,22 +58,46 @@ func check(ctx context.Context, cmd *cli.Command) error {
 		problems = append(problems, p...)
 		warnings = append(warnings, w...)
 	}
+	if output == "json" {
+		err = printJSON(cmd.Root().Writer, reportCheck(loaded, problems, warnings))
+	} else {
+		err = printCheck(cmd, loaded, problems, warnings)
+	}
+	if err == nil && len(problems) > 0 {
+		err = errFault
+	}
+	return err
+}
+
+func printCheck(cmd *cli.Command, loaded config.Loaded, problems strict.Problems, warnings []string) (err error) {
 	stderr := cmd.Root().ErrWriter
 	for _, w := range warnings {
-		fmt.Fprintf(stderr, "warning: %s\n", w)
-	}
-	if len(problems) > 0 {
-		for _, p := range problems {
-			fmt.Fprintf(stderr, "error: %s\n", p)
+		if !isQuiet(cmd) {
+			fmt.Fprintf(stderr, "warning: %s\n", w)
 		}
-		return errFault
 	}
-	if !loaded.Configured() {
-		fmt.Fprintln(cmd.Root().Writer, "good, but there are no rules: every pull goes where its reference says")
-		return nil
+	for _, p := range problems {
+		fmt.Fprintf(stderr, "error: %s\n", p)
 	}
-	fmt.Fprintf(cmd.Root().Writer, "good: %d registries, %d rules, %d files\n", len(loaded.Registries), len(loaded.Rules), len(loaded.Files))
-	return nil
+	switch {
+	case len(problems) > 0, isQuiet(cmd):
+	case !loaded.Configured():
+		_, err = fmt.Fprintln(cmd.Root().Writer, "good, but there are no rules: every pull goes where its reference says")
+	default:
+		_, err = fmt.Fprintf(cmd.Root().Writer, "good: %d registries, %d rules, %d files\n", len(loaded.Registries), len(loaded.Rules), len(loaded.Files))
+	}
+	return err
+}
+
+func reportCheck(loaded config.Loaded, problems strict.Problems, warnings []string) checkReport {
+	report := checkReport{
+		Good: len(problems) == 0, Registries: len(loaded.Registries), Rules: len(loaded.Rules), Files: list(loaded.Files),
+		Errors: []problemReport{}, Warnings: list(warnings),
+	}
+	for _, p := range problems {
+		report.Errors = append(report.Errors, problemReport(p))
+	}
+	return report
 }
 
 // check reports what of containerd's own configuration takes pulls past the rules, or voids what Berth promises.

@@ -39,7 +39,7 @@ func connect(ctx context.Context, cmd *cli.Command) (*daemon, error) {
 	if err := dial(ctx, address); err != nil {
 		return nil, fmt.Errorf("containerd does not answer: %w; start it, or name its socket with --address", err)
 	}
-	conn, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix:"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", address, err)
 	}

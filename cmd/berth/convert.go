@@ -21,7 +21,10 @@ func convertCommand() *cli.Command {
 		Usage:     "print the registries of a cloud-config or of a k3s registries.yaml as a file for /etc/berth",
 		ArgsUsage: "FILE",
 		Description: "Passwords are not printed: the result names a file for each, which --secrets-dir has written with mode 0600.\n" +
-			"Each line that has no equivalent is a warning, and a comment in the result. Exit status 1 if the file has mistakes.",
+			"Each line that has no equivalent is a warning, and a comment in the result. Exit status 1 if the file has mistakes." + examples(
+			"berth config convert /oem/90_custom.yaml",
+			"berth config convert --secrets-dir /etc/berth/secrets /etc/rancher/k3s/registries.yaml > /etc/berth/registry.toml",
+		),
 		OnUsageError: onUsageError,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "secrets-dir", Usage: "write the passwords to files in `DIR`, and name these (without it, " + convert.SecretsDir + " is named and nothing is written)"},

@@ -5,8 +5,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -20,26 +18,29 @@ import (
 
 func explainCommand() *cli.Command {
 	return &cli.Command{
-		Name:         "explain",
-		Usage:        "say where images are pulled from, without pulling",
-		ArgsUsage:    "REF…",
-		Description:  "Prints the route of each reference: the rule that applies, and the targets in the order in which they are tried.\nIt is the route that a pull goes along. Exit status 1 if any reference has none.",
+		Name:      "explain",
+		Usage:     "say where images are pulled from, without pulling",
+		ArgsUsage: "[REF…]",
+		Description: "Prints the route of each reference: the rule that applies, and the targets in the order in which they are tried.\nIt is the route that a pull goes along. Exit status 1 if any reference has none." +
+			wantedHelp + examples(
+			"berth explain nginx quay.io/team/app:1",
+			"berth explain --config registry.toml --pod deployment.yaml",
+			"helm template ./chart | berth explain --output json -f -",
+		),
 		OnUsageError: onUsageError,
-		Flags: []cli.Flag{
-			configFlag(),
-			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "json, or text", Value: "text"},
-		},
-		Action: explain,
+		Flags:        []cli.Flag{configFlag(), fileFlag(), outputFlag()},
+		Action:       explain,
 	}
 }
 
 func explain(ctx context.Context, cmd *cli.Command) error {
-	output := cmd.String("output")
-	if output != "json" && output != "text" {
-		return usageError{fmt.Errorf("--output %q is not known; want json or text", output)}
+	output, err := outputOf(cmd)
+	if err != nil {
+		return err
 	}
-	if cmd.Args().Len() == 0 {
-		return usageError{errors.New("explain wants one or more references")}
+	refs, err := wantedImages(cmd)
+	if err != nil {
+		return err
 	}
 	path := cmd.String("config")
 	loaded, main, err := loadConfig(ctx, path)
@@ -60,17 +61,16 @@ func explain(ctx context.Context, cmd *cli.Command) error {
 	}
 	var found []resolver.Route
 	fault := false
-	for _, ref := range cmd.Args().Slice() {
+	for _, ref := range refs {
 		route := routes.Route(ctx, ref)
 		fault = fault || route.Err != nil
-		found = append(found, route)
+		if output == "json" || route.Err != nil || !isQuiet(cmd) {
+			found = append(found, route)
+		}
 	}
 	w := cmd.Root().Writer
 	if output == "json" {
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		enc.SetEscapeHTML(false)
-		err = enc.Encode(found)
+		err = printJSON(w, found)
 	} else {
 		err = printRoutes(w, found)
 	}

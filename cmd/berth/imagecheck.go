@@ -20,10 +20,10 @@ func imageCheckCommand() *cli.Command {
 		Usage:     "look whether images are where they will be pulled from; exit status 1 if any is not",
 		ArgsUsage: "[REF…]",
 		Description: "Goes along the route of each image, with the registries, credentials and certificates that a node has, and reads its manifest.\n" +
-			"The registry that a reference names counts only if no other target stands before it.\n\n" +
-			"Examples:\n" +
-			"  berth check -f manifests/ --config /etc/berth/registry.toml\n" +
-			"  helm template chart | berth check -f - --output json",
+			"The registry that a reference names counts only if no other target stands before it." + wantedHelp + examples(
+			"berth check --config /etc/berth/registry.toml -f manifests/",
+			"helm template ./chart | berth check --output json -f -",
+		),
 		OnUsageError: onUsageError,
 		Flags:        append(imageFlags(), outputFlag()),
 		Action:       checkImages,
@@ -35,7 +35,7 @@ func checkImages(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	refs, err := wantedImages(ctx, cmd)
+	refs, err := wantedImages(cmd)
 	if err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func checkImages(ctx context.Context, cmd *cli.Command) error {
 	if output == "json" {
 		err = printJSON(w, checkedJSON(refs, found))
 	} else {
-		printChecked(w, refs, found, missing)
+		printChecked(w, refs, found, missing, isQuiet(cmd))
 	}
 	if err == nil && missing > 0 {
 		err = errFault
@@ -78,9 +78,11 @@ func atOnce(refs []string, f func(i int, ref string)) {
 	working.Wait()
 }
 
-func printChecked(w io.Writer, refs []string, found []mirror.Found, missing int) {
+func printChecked(w io.Writer, refs []string, found []mirror.Found, missing int, quiet bool) {
 	for i, f := range found {
 		switch {
+		case f.Target != nil && quiet:
+			continue
 		case f.Target != nil:
 			fmt.Fprintf(w, "present  %s\n  %s  %s  %s\n", refs[i], f.Target.Pull, f.Digest, bytesText(f.Size))
 		case f.Route.Err != nil:
@@ -92,7 +94,9 @@ func printChecked(w io.Writer, refs []string, found []mirror.Found, missing int)
 			fmt.Fprintf(w, "  %v\n", failure)
 		}
 	}
-	fmt.Fprintf(w, "%s: %d present, %d not\n", count(len(refs), "image"), len(refs)-missing, missing)
+	if !quiet {
+		fmt.Fprintf(w, "%s: %d present, %d not\n", count(len(refs), "image"), len(refs)-missing, missing)
+	}
 }
 
 // word sums up why an image is nowhere: "missing" if that is all that is wrong.

@@ -20,22 +20,17 @@ func copyCommand() *cli.Command {
 		Usage:     "put images that are missing into the registry that they will be pulled from; exit status 1 if any could not be",
 		ArgsUsage: "[REF…]",
 		Description: "Each image is copied from the registry that its reference names, or from a bundle, to the first registry of its route, under the name\n" +
-			"that the rules give it. What is there is not sent again, so that a copy that was ended can be begun again.\n\n" +
-			"Examples:\n" +
-			"  berth copy -f manifests/ --config /etc/berth/registry.toml --referrers\n" +
-			"  berth copy --from cluster.tar.zst -f manifests/",
+			"that the rules give it. What is there is not sent again, so that a copy that was ended can be begun again." + wantedHelp + examples(
+			"berth copy --config /etc/berth/registry.toml --referrers -f manifests/",
+			"berth copy --from cluster.tar.zst -f manifests/",
+		),
 		OnUsageError: onUsageError,
 		Flags: append(imageFlags(), outputFlag(),
 			&cli.StringFlag{Name: "from", Usage: "bundle to copy from, in the place of the registries that references name"},
 			&cli.BoolFlag{Name: "referrers", Usage: "copy signatures and whatever else refers to an image, too"},
-			quietFlag(),
 		),
 		Action: copyImages,
 	}
-}
-
-func quietFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print no line of an image that is good"}
 }
 
 func copyImages(ctx context.Context, cmd *cli.Command) error {
@@ -43,7 +38,7 @@ func copyImages(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	refs, err := wantedImages(ctx, cmd)
+	refs, err := wantedImages(cmd)
 	if err != nil {
 		return err
 	}
@@ -64,11 +59,11 @@ func copyImages(ctx context.Context, cmd *cli.Command) error {
 		opts.From = from
 	}
 	w := cmd.Root().Writer
-	lines := &copyLines{w: w, quiet: cmd.Bool("quiet") || output == "json"}
-	copied := make([]mirror.Copied, len(refs))
-	atOnce(refs, func(i int, ref string) {
-		copied[i] = m.Copy(ctx, ref, opts)
-		lines.print(ref, copied[i])
+	lines := &copyLines{w: w, refs: refs, quiet: isQuiet(cmd), done: map[int]mirror.Copied{}}
+	copied := m.Copy(ctx, refs, opts, func(i int, c mirror.Copied) {
+		if output == "text" {
+			lines.print(i, c)
+		}
 	})
 	failed := 0
 	for _, c := range copied {
@@ -78,7 +73,7 @@ func copyImages(ctx context.Context, cmd *cli.Command) error {
 	}
 	if output == "json" {
 		err = printJSON(w, copiedJSON(refs, copied))
-	} else {
+	} else if !isQuiet(cmd) {
 		fmt.Fprintln(w, copySummary(copied, failed))
 	}
 	if err == nil && failed > 0 {
@@ -87,24 +82,42 @@ func copyImages(ctx context.Context, cmd *cli.Command) error {
 	return err
 }
 
-// copyLines prints a line of each image as it is done.
+// copyLines prints each image as soon as it, and all before it, are done.
 type copyLines struct {
 	w     io.Writer
+	refs  []string
 	quiet bool
-	mu    sync.Mutex
+
+	mu   sync.Mutex
+	done map[int]mirror.Copied
+	next int
 }
 
-func (l *copyLines) print(ref string, c mirror.Copied) {
+func (l *copyLines) print(i int, c mirror.Copied) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch state := copyState(c); {
-	case l.quiet && c.Err == nil:
+	l.done[i] = c
+	for ; ; l.next++ {
+		c, ok := l.done[l.next]
+		if !ok {
+			return
+		}
+		delete(l.done, l.next)
+		if c.Err != nil || !l.quiet {
+			printCopied(l.w, l.refs[l.next], c)
+		}
+	}
+}
+
+func printCopied(w io.Writer, ref string, c mirror.Copied) {
+	fmt.Fprintf(w, "%-7s  %s\n", copyState(c), ref)
+	switch {
 	case c.Err != nil:
-		fmt.Fprintf(l.w, "%-7s  %s\n  %v\n", state, ref, c.Err)
+		fmt.Fprintf(w, "  %v\n", c.Err)
 	case c.Target == nil:
-		fmt.Fprintf(l.w, "%-7s  %s\n  it is pulled from the registry that it names\n", state, ref)
+		fmt.Fprintln(w, "  it is pulled from the registry that it names")
 	default:
-		fmt.Fprintf(l.w, "%-7s  %s\n  %s  %s  %s sent\n", state, ref, c.Target.Pull, c.Descriptor.Digest, bytesText(c.Sent))
+		fmt.Fprintf(w, "  %s  %s  %s sent\n", c.Target.Pull, c.Descriptor.Digest, bytesText(c.Sent))
 	}
 }
 

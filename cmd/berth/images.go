@@ -5,10 +5,7 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -21,30 +18,9 @@ import (
 // imageFlags are those of the commands that go to registries.
 func imageFlags() []cli.Flag {
 	return []cli.Flag{
-		configFlag(),
+		configFlag(), fileFlag(),
 		&cli.StringFlag{Name: "platform", Usage: "platform of the images, such as linux/arm64; this machine's by default"},
 	}
-}
-
-func outputFlag() cli.Flag {
-	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "json, or text", Value: "text"}
-}
-
-func outputOf(cmd *cli.Command) (string, error) {
-	output := cmd.String("output")
-	if output != "json" && output != "text" {
-		return "", usageError{fmt.Errorf("--output %q is not known; want json or text", output)}
-	}
-	return output, nil
-}
-
-// wantedImages returns the references that a command is about, each once.
-func wantedImages(_ context.Context, cmd *cli.Command) ([]string, error) {
-	refs := cmd.Args().Slice()
-	if len(refs) == 0 {
-		return nil, usageError{errors.New(cmd.Name + " wants one or more references")}
-	}
-	return refs, nil
 }
 
 // platformOf returns the platform that --platform names; given is false if it does not.
@@ -74,13 +50,6 @@ func newMirror(ctx context.Context, cmd *cli.Command) (*mirror.Mirror, error) {
 		return nil, err
 	}
 	return mirror.New(routes, platform), nil
-}
-
-func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
 }
 
 // bytesText is a number of bytes for people.

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,12 +19,17 @@ import (
 
 func loadCommand() *cli.Command {
 	return &cli.Command{
-		Name:         "load",
-		Usage:        "load bundles into a running containerd; exit status 1 if something could not be loaded",
-		ArgsUsage:    "FILE|DIR…",
-		Description:  "Loads docker-save archives, OCI archives and OCI layouts, as containerd does with those of its loader's paths at start.",
+		Name:      "load",
+		Usage:     "load bundles into a running containerd; exit status 1 if something could not be loaded",
+		ArgsUsage: "FILE|DIR…",
+		Description: "Loads docker-save archives, OCI archives and OCI layouts, as containerd does with those of its loader's paths at start.\n" +
+			"On a terminal it shows how far it is, unless NO_COLOR is set or TERM is dumb." + examples(
+			"berth load app.tar",
+			"berth load /media/usb/images",
+			"berth load --output json app.tar.zst",
+		),
 		OnUsageError: onUsageError,
-		Flags:        []cli.Flag{addressFlag()},
+		Flags:        []cli.Flag{addressFlag(), outputFlag()},
 		Action:       load,
 	}
 }
@@ -31,6 +37,10 @@ func loadCommand() *cli.Command {
 func load(ctx context.Context, cmd *cli.Command) error {
 	if cmd.Args().Len() == 0 {
 		return usageError{errors.New("load wants one or more files or directories")}
+	}
+	output, err := outputOf(cmd)
+	if err != nil {
+		return err
 	}
 	var paths []string
 	for _, arg := range cmd.Args().Slice() {
@@ -50,7 +60,7 @@ func load(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	w := cmd.Root().Writer
-	progress := newProgress(w)
+	progress := newProgress(w, output == "json" || isQuiet(cmd))
 	defer progress.end()
 	for {
 		response, err := stream.Recv()
@@ -65,21 +75,38 @@ func load(ctx context.Context, cmd *cli.Command) error {
 			continue
 		}
 		progress.end()
-		fault := false
-		for _, b := range response.Bundles {
-			fault = printBundle(w, b) || fault
-		}
-		if fault {
-			return errFault
-		}
-		return nil
+		return printLoaded(cmd, response.Bundles, output)
 	}
+}
+
+// printLoaded returns errFault if something could not be loaded.
+func printLoaded(cmd *cli.Command, bundles []*api.BundleStatus, output string) (err error) {
+	w := cmd.Root().Writer
+	fault := false
+	for _, b := range bundles {
+		var text bytes.Buffer
+		failed := printBundle(&text, b)
+		fault = fault || failed
+		if output != "json" && (failed || !isQuiet(cmd)) {
+			if _, err := text.WriteTo(w); err != nil {
+				return err
+			}
+		}
+	}
+	if output == "json" {
+		err = printJSON(w, reportBundles(bundles))
+	}
+	if err == nil && fault {
+		err = errFault
+	}
+	return err
 }
 
 func unpinCommand() *cli.Command {
 	return &cli.Command{
 		Name:         "unpin",
 		Usage:        "give loaded images free for kubelet's garbage collection, before Berth is removed",
+		Description:  "The images stay, and may be collected from then on, as if they had been pulled." + examples("berth unpin --all"),
 		OnUsageError: onUsageError,
 		Flags:        []cli.Flag{addressFlag(), &cli.BoolFlag{Name: "all", Usage: "every image that was loaded"}},
 		Action: func(ctx context.Context, cmd *cli.Command) error {
@@ -97,7 +124,9 @@ func unpinCommand() *cli.Command {
 			if err := d.said(err); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.Root().Writer, "unpinned %s\n", count(int(response.Images), "image"))
+			if !isQuiet(cmd) {
+				fmt.Fprintf(cmd.Root().Writer, "unpinned %s\n", count(int(response.Images), "image"))
+			}
 			return nil
 		},
 	}

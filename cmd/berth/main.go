@@ -43,16 +43,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func app(stdout, stderr io.Writer) *cli.Command {
-	return &cli.Command{
-		Name:                  "berth",
-		Usage:                 "where containerd takes images from",
-		Writer:                stdout,
-		ErrWriter:             stderr,
-		HideVersion:           true,
-		EnableShellCompletion: true,
-		ExitErrHandler:        func(context.Context, *cli.Command, error) {}, // run decides
-		OnUsageError:          onUsageError,
-		Action:                noCommand,
+	return wholeValues(&cli.Command{
+		Name:                            "berth",
+		Usage:                           "where containerd takes images from",
+		Description:                     "Exit status: 0 good, 1 a fault was found, 2 wrong usage. berth COMMAND --help has examples of each.",
+		Writer:                          stdout,
+		ErrWriter:                       stderr,
+		HideVersion:                     true,
+		EnableShellCompletion:           true,
+		ConfigureShellCompletionCommand: func(cmd *cli.Command) { cmd.Hidden = false },
+		Flags:                           []cli.Flag{quietFlag()},
+		ExitErrHandler:                  func(context.Context, *cli.Command, error) {}, // run decides
+		OnUsageError:                    onUsageError,
+		Action:                          noCommand,
 		Commands: []*cli.Command{
 			explainCommand(),
 			{
@@ -67,8 +70,18 @@ func app(stdout, stderr io.Writer) *cli.Command {
 			statusCommand(),
 			loadCommand(),
 			unpinCommand(),
+			whereCommand(),
 		},
+	})
+}
+
+// wholeValues keeps flags that may be repeated from being cut at commas, which the name of a file may have.
+func wholeValues(cmd *cli.Command) *cli.Command {
+	cmd.DisableSliceFlagSeparator = true
+	for _, sub := range cmd.Commands {
+		wholeValues(sub)
 	}
+	return cmd
 }
 
 func onUsageError(_ context.Context, _ *cli.Command, err error, _ bool) error { return usageError{err} }

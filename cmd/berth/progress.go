@@ -22,9 +22,11 @@ type progress struct {
 	last time.Time
 }
 
-func newProgress(w io.Writer) *progress {
+// newProgress draws nothing if hidden is set either, or where the environment asks for a terminal without extras
+// (https://no-color.org).
+func newProgress(w io.Writer, hidden bool) *progress {
 	f, ok := w.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if hidden || !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" || !term.IsTerminal(int(f.Fd())) {
 		return &progress{}
 	}
 	p := &progress{bars: mpb.New(mpb.WithOutput(w), mpb.WithWidth(60)), last: time.Now()}

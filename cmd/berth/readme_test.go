@@ -23,6 +23,9 @@ func TestREADME(t *testing.T) {
 		t.Fatal("got no session, want one or more")
 	}
 	for _, session := range sessions {
+		if bytes.HasPrefix(session[1], []byte("$ cat registry.toml\n")) {
+			continue // wants registries: integration runs it
+		}
 		for _, step := range strings.Split("\n"+string(session[1]), "\n$ ")[1:] {
 			command, want, _ := strings.Cut(step, "\n")
 			args := strings.Fields(command)

@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -17,17 +18,27 @@ import (
 
 func statusCommand() *cli.Command {
 	return &cli.Command{
-		Name:         "status",
-		Usage:        "show what a running containerd goes by, and what it loaded; exit status 1 if it refuses pulls, all or those of CRI, or a change of its rules, or if something could not be loaded",
+		Name:  "status",
+		Usage: "show what a running containerd goes by, and what it loaded; exit status 1 if it refuses pulls, all or those of CRI, or a change of its rules, or if something could not be loaded",
+		Description: "Asks containerd for its versions, the configuration that pulls go by, and how the bundles stand that it loads." + examples(
+			"berth status",
+			"berth status --verify",
+			"berth status --quiet || alert 'images at risk'",
+			"berth status --output json | jq .resolver.generation",
+		),
 		OnUsageError: onUsageError,
-		Flags: []cli.Flag{addressFlag(), &cli.BoolFlag{
-			Name: "verify", Usage: "compare everything that is unpacked with its layers first, and mend what is damaged",
+		Flags: []cli.Flag{addressFlag(), outputFlag(), &cli.BoolFlag{
+			Name: "verify", Usage: "first compare every blob with its digest and everything that is unpacked with its layers, and mend what is damaged",
 		}},
 		Action: showStatus,
 	}
 }
 
 func showStatus(ctx context.Context, cmd *cli.Command) error {
+	output, err := outputOf(cmd)
+	if err != nil {
+		return err
+	}
 	d, err := connect(ctx, cmd)
 	if err != nil {
 		return err
@@ -43,9 +54,23 @@ func showStatus(ctx context.Context, cmd *cli.Command) error {
 	if err := d.said(err); err != nil {
 		return err
 	}
+	var text bytes.Buffer
+	fault := printStatus(&text, s, cmd.Bool("verify"))
 	w := cmd.Root().Writer
+	if output == "json" {
+		err = printJSON(w, reportStatus(s, !fault))
+	} else if fault || !isQuiet(cmd) {
+		_, err = text.WriteTo(w)
+	}
+	if err == nil && fault {
+		err = errFault
+	}
+	return err
+}
+
+// printStatus reports whether something is wrong.
+func printStatus(w io.Writer, s *api.StatusResponse, verified bool) (fault bool) {
 	fmt.Fprintf(w, "containerd %s, berth %s\n", s.Containerd, s.Berth)
-	fault := false
 	if s.Resolver != nil {
 		printResolver(w, s.Resolver)
 		fault = s.Resolver.State == api.ResolverStatus_REFUSING || s.Resolver.CriRefused || len(s.Resolver.Refused) > 0
@@ -57,13 +82,10 @@ func showStatus(ctx context.Context, cmd *cli.Command) error {
 		fmt.Fprintf(w, "namespace %s: %s\n", d.Namespace, d.Text)
 		fault = fault || !d.Mended
 	}
-	if cmd.Bool("verify") && len(s.Damages) == 0 {
-		fmt.Fprintln(w, "everything that is unpacked is as its layers are")
+	if verified && len(s.Damages) == 0 {
+		fmt.Fprintln(w, "every blob is as its digest says, and everything that is unpacked is as its layers are")
 	}
-	if fault {
-		return errFault
-	}
-	return nil
+	return fault
 }
 
 func printResolver(w io.Writer, r *api.ResolverStatus) {
@@ -111,6 +133,9 @@ func printLoader(w io.Writer, l *api.LoaderStatus) (fault bool) {
 	fmt.Fprintf(w, "%s, loaded into namespace %s\n", count(len(l.Bundles), "bundle"), l.Namespace)
 	for _, b := range l.Bundles {
 		fault = printBundle(w, b) || fault
+	}
+	for _, name := range l.Departed {
+		fmt.Fprintf(w, "  note: %s is of a bundle that has gone, and stays pinned until everything else is loaded\n", name)
 	}
 	return fault
 }

@@ -39,9 +39,9 @@ type Disk struct {
 	base string // of both
 }
 
-// New makes a disk of the given size and mounts it. It goes with the test. Nothing but what is tried should write to
+// New makes a disk of the given size and mounts it; options are mkfs.ext4's. It goes with the test. Nothing but what is tried should write to
 // it: every fsync, by whomever, also commits what others did to directories.
-func New(tb testing.TB, size int64) *Disk {
+func New(tb testing.TB, size int64, options ...string) *Disk {
 	tb.Helper()
 	base, err := os.MkdirTemp("", "berth-disk")
 	if err != nil {
@@ -53,13 +53,13 @@ func New(tb testing.TB, size int64) *Disk {
 			tb.Errorf("remove disk: %v", err)
 		}
 	})
-	if err := d.make(size); err != nil {
+	if err := d.make(size, options); err != nil {
 		tb.Fatalf("make disk: %v", err)
 	}
 	return d
 }
 
-func (d *Disk) make(size int64) error {
+func (d *Disk) make(size int64, options []string) error {
 	if err := os.Mkdir(d.Dir, 0o755); err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func (d *Disk) make(size int64) error {
 	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
 		return err
 	}
-	if out, err := exec.Command("mkfs.ext4", "-q", "-F", "-E", "nodiscard", d.file).CombinedOutput(); err != nil {
+	if out, err := exec.Command("mkfs.ext4", append(options, "-q", "-F", "-E", "nodiscard", d.file)...).CombinedOutput(); err != nil {
 		return fmt.Errorf("mkfs.ext4 (of e2fsprogs): %w: %s", err, out)
 	}
 	// A mount of a shared directory leaves other mount namespaces when it is unmounted here: else it would live on in

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -65,7 +66,10 @@ func pack(tb testing.TB, members ...member) []byte {
 func gzipped(tb testing.TB, data []byte) []byte {
 	tb.Helper()
 	var out bytes.Buffer
-	z := gzip.NewWriter(&out)
+	z, err := gzip.NewWriterLevel(&out, gzip.BestSpeed) // under -race, compressing is most of what these tests do
+	if err != nil {
+		tb.Fatal(err)
+	}
 	if _, err := z.Write(data); err != nil {
 		tb.Fatal(err)
 	}
@@ -129,15 +133,24 @@ type source struct {
 	config []byte
 }
 
+// layers are those that were made, by seed and size: tests ask for the same ones again and again, and do not change them.
+var layers sync.Map
+
 func newLayer(tb testing.TB, seed uint64, size int) layer {
 	tb.Helper()
+	key := [2]uint64{seed, uint64(size)}
+	if made, ok := layers.Load(key); ok {
+		return made.(layer)
+	}
 	data := make([]byte, size)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	for i := 0; i < len(data); i += 3 { // half of it compresses
 		data[i] = byte(rng.Uint32())
 	}
 	raw := pack(tb, member{name: fmt.Sprintf("file-%d", seed), data: data})
-	return layer{raw: raw, packed: gzipped(tb, raw)}
+	made := layer{raw: raw, packed: gzipped(tb, raw)}
+	layers.Store(key, made)
+	return made
 }
 
 func newSource(tb testing.TB, arch string, layers []layer, tags ...string) source {

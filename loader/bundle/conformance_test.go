@@ -56,12 +56,12 @@ var packings = []struct {
 // containerd's importer makes of the same bytes (E9: told by content, never by name).
 func TestConformance(t *testing.T) {
 	for _, format := range formats {
+		raw := pack(t, format.members(twoImages(t))...)
+		want := importStock(t, raw) // which syncs every blob
 		for _, packing := range packings {
 			t.Run(format.name+"/"+packing.name, func(t *testing.T) {
-				raw := pack(t, format.members(twoImages(t))...)
 				path := write(t, packing.pack(t, raw))
 				b := open(t, path, nil)
-				want := importStock(t, raw)
 				conforms(t, b, want)
 				if b.Format() != format.format {
 					t.Errorf("got format %q, want %q", b.Format(), format.format)

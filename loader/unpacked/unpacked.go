@@ -60,7 +60,11 @@ func Directories(ctx context.Context, s snapshots.Snapshotter, chainID string) (
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, s.Remove(context.WithoutCancel(ctx), key)) }()
+	defer func() {
+		if gone := s.Remove(context.WithoutCancel(ctx), key); !errdefs.IsNotFound(gone) { // garbage collection may have been faster
+			err = errors.Join(err, gone)
+		}
+	}()
 	if len(mounts) != 1 {
 		return nil, fmt.Errorf("snapshotter has no directory for each layer: %w", errdefs.ErrNotImplemented)
 	}

@@ -79,7 +79,8 @@ func (ResolverStatus_State) EnumDescriptor() ([]byte, []int) {
 
 type StatusRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// verify compares everything that is unpacked with its layers first, and mends what is damaged. It reads all of it.
+	// verify first compares every blob with its digest and everything that is unpacked with its layers, and mends what is
+	// damaged. It reads all of it.
 	Verify        bool `protobuf:"varint,1,opt,name=verify,proto3" json:"verify,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -200,7 +201,7 @@ func (x *StatusResponse) GetDamages() []*Damage {
 	return nil
 }
 
-// Damage is a layer that is not on the disk as it should be.
+// Damage is a blob, or a layer that was unpacked, that is not on the disk as it should be.
 type Damage struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
@@ -412,7 +413,9 @@ type LoaderStatus struct {
 	Namespace string          `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Bundles   []*BundleStatus `protobuf:"bytes,3,rep,name=bundles,proto3" json:"bundles,omitempty"`
 	// problems are why nothing is loaded, a mistake each.
-	Problems      []string `protobuf:"bytes,4,rep,name=problems,proto3" json:"problems,omitempty"`
+	Problems []string `protobuf:"bytes,4,rep,name=problems,proto3" json:"problems,omitempty"`
+	// departed are images whose bundles have gone, and that stay pinned until everything else is loaded.
+	Departed      []string `protobuf:"bytes,5,rep,name=departed,proto3" json:"departed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -471,6 +474,13 @@ func (x *LoaderStatus) GetBundles() []*BundleStatus {
 func (x *LoaderStatus) GetProblems() []string {
 	if x != nil {
 		return x.Problems
+	}
+	return nil
+}
+
+func (x *LoaderStatus) GetDeparted() []string {
+	if x != nil {
+		return x.Departed
 	}
 	return nil
 }
@@ -871,12 +881,13 @@ const file_berth_proto_rawDesc = "" +
 	"\fUNCONFIGURED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"CONFIGURED\x10\x01\x12\f\n" +
-	"\bREFUSING\x10\x02\"\x90\x01\n" +
+	"\bREFUSING\x10\x02\"\xac\x01\n" +
 	"\fLoaderStatus\x12\x14\n" +
 	"\x05paths\x18\x01 \x03(\tR\x05paths\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x120\n" +
 	"\abundles\x18\x03 \x03(\v2\x16.berth.v1.BundleStatusR\abundles\x12\x1a\n" +
-	"\bproblems\x18\x04 \x03(\tR\bproblems\"\x95\x01\n" +
+	"\bproblems\x18\x04 \x03(\tR\bproblems\x12\x1a\n" +
+	"\bdeparted\x18\x05 \x03(\tR\bdeparted\"\x95\x01\n" +
 	"\fBundleStatus\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06format\x18\x02 \x01(\tR\x06format\x12\x14\n" +

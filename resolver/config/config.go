@@ -108,6 +108,7 @@ func (l *loader) finish() (Loaded, error) {
 		l.loaded.Config = resolver.Config{Roots: l.loaded.Roots}
 		return l.loaded, err
 	}
+	l.checkCredentials()
 	if len(l.loaded.Registries) > 1 && !slices.ContainsFunc(l.loaded.Rules, func(r resolver.Rule) bool { return r.From == "*" }) {
 		l.warn("no rule for *: references that no rule matches go to the first registry, %s; write a rule for * to say so, or to say otherwise", l.loaded.Registries[0].Domain)
 	}

@@ -4,7 +4,6 @@
 package config
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"github.com/berth-edge/berth/resolver"
-	"github.com/berth-edge/berth/resolver/credential"
 	"github.com/berth-edge/berth/resolver/endpoint"
 	"github.com/berth-edge/berth/resolver/strict"
 )
@@ -43,53 +41,6 @@ func (l *loader) registry(t *strict.Table) {
 	l.checkTLS(t, &r, text)
 	t.Unknown()
 	l.loaded.Registries = append(l.loaded.Registries, r)
-}
-
-// credential reads the keys that authenticate. No problem quotes a secret.
-func (l *loader) credential(t *strict.Table) credential.Source {
-	source := credential.Source{Username: t.Text("username"), PasswordFile: t.Text("password_file")}
-	password, encoded := t.Text("password"), t.Text("encoded_password")
-	var given []string
-	for _, key := range []string{"password", "encoded_password", "password_file"} {
-		if t.Has(key) {
-			given = append(given, key)
-		}
-	}
-	switch {
-	case len(given) > 1:
-		t.Problem(given[1], "stands beside %s; keep one of them", given[0])
-	case len(given) == 0 && source.Username != "":
-		t.Problem("username", "has no password; add password_file, password or encoded_password")
-	case len(given) == 1 && source.Username == "" && !t.IsBad("username"):
-		t.Problem(given[0], `has no username; add it ("<token>" for an identity token)`)
-	}
-	if strings.ContainsAny(source.Username, ":\r\n") {
-		t.Problem("username", "has a colon or a newline, which a registry cannot be sent (RFC 7617)")
-	}
-	for _, key := range []string{"password", "encoded_password"} {
-		if l.inStanza && t.Has(key) {
-			t.Problem(key, "`containerd config dump` would print it; use password_file, or move the registry to a file of config_path")
-		}
-	}
-	if t.Has("encoded_password") {
-		decoded, err := base64.StdEncoding.DecodeString(strings.TrimSpace(encoded))
-		if err != nil {
-			t.Problem("encoded_password", "is not base64")
-			return source
-		}
-		password = strings.TrimSuffix(string(decoded), "\n")
-	}
-	if t.Has("password") || t.Has("encoded_password") {
-		if err := credential.CheckSecret(password); err != nil {
-			t.Problem(given[0], "%v", err)
-		}
-		source.Password = credential.Secret(password)
-		l.inline(t, given[0])
-	}
-	if t.Has("password_file") && !filepath.IsAbs(source.PasswordFile) { // not quoted: it may be the password itself
-		t.Problem("password_file", "is not an absolute path; want that of a file that holds the password")
-	}
-	return source
 }
 
 func (l *loader) realms(t *strict.Table) []string {

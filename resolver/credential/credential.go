@@ -5,6 +5,10 @@
 //
 // A [Credential] belongs to the registry that it was configured for. Getting none is not an error; failing to
 // get one that was configured is, and is never turned into an anonymous pull: see [ErrUnavailable].
+//
+// Where it comes from is a [Source]: a password, a file with one, docker's config.json, a docker credential helper, or a
+// credential provider of kubelet's. [Source.Keychain] makes of it what remembers: files are read again when they changed,
+// and helpers run once for all pulls that may share an answer.
 package credential
 
 import (
@@ -15,7 +19,6 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 )
@@ -28,8 +31,9 @@ var ErrUnavailable = errors.New("credential unavailable")
 // convention of docker's credential helpers.
 const IdentityToken = "<token>"
 
-// maxSecretFile is the size above which a password file is taken for a mistake.
-const maxSecretFile = 64 << 10
+// RegistryToken, as a username, says that the password is a token for the registry itself: it is sent as it is, and not
+// exchanged at a token server (`registrytoken` of docker's config.json).
+const RegistryToken = "<registrytoken>"
 
 // Secret is text that is never printed: every way of formatting it gives ***.
 type Secret string
@@ -51,10 +55,13 @@ func (s Secret) Reveal() string { return string(s) }
 
 // A Credential is a username and a password. The zero value is none: an anonymous pull.
 type Credential struct {
-	// Username is [IdentityToken] when Password is an identity token.
+	// Username is [IdentityToken] or [RegistryToken] when Password is such a token.
 	Username string
 	Password Secret
 }
+
+// IsToken reports whether the password is a token, and the username none.
+func (c Credential) IsToken() bool { return c.Username == IdentityToken || c.Username == RegistryToken }
 
 // IsZero reports whether there is no credential.
 func (c Credential) IsZero() bool { return c.Username == "" && c.Password == "" }
@@ -79,69 +86,13 @@ func (c Credential) Secrets() []string {
 	return secrets
 }
 
-// A Keychain finds the credential of one registry.
+// A Keychain finds the credential of one registry. It is safe for concurrent use.
 type Keychain interface {
-	// Credential returns the credential, or the zero value if there is none. It is called again after a
-	// registry refused what it returned. An error wraps [ErrUnavailable].
-	Credential(context.Context) (Credential, error)
-}
-
-// A Source is where an operator said the credential of a registry comes from. The zero value is none.
-type Source struct {
-	Username string
-	// Password is the password itself; at most one of Password and PasswordFile is set.
-	Password Secret
-	// PasswordFile holds the password; one newline at its end is dropped. It is read whenever it is needed.
-	PasswordFile string
-}
-
-var _ Keychain = Source{}
-
-// Kind names the source as `berth explain` prints it: "none" or "password".
-func (s Source) Kind() string {
-	if s.Username == "" {
-		return "none"
-	}
-	return "password"
-}
-
-// Credential implements [Keychain].
-func (s Source) Credential(context.Context) (Credential, error) {
-	if s.PasswordFile == "" {
-		return Credential{s.Username, s.Password}, nil
-	}
-	password, err := readSecret(s.PasswordFile)
-	if err != nil {
-		return Credential{}, fmt.Errorf("read password_file: %w: %w", err, ErrUnavailable)
-	}
-	return Credential{s.Username, password}, nil
-}
-
-func readSecret(path string) (Secret, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", err
-	}
-	if !info.Mode().IsRegular() { // opening a pipe would wait for its writer
-		return "", fmt.Errorf("%s: is not a regular file", path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
-	if err != nil {
-		return "", err
-	}
-	if len(b) > maxSecretFile {
-		return "", fmt.Errorf("%s: larger than %d bytes; want a password and nothing else", path, maxSecretFile)
-	}
-	s := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
-	if err := CheckSecret(s); err != nil {
-		return "", fmt.Errorf("%s: %w", path, err)
-	}
-	return Secret(s), nil
+	// Credential returns the credential for an image of the registry, or the zero value if there is none. The image is
+	// host/repository, without tag and digest, as it is asked for there (after rewriting); the host alone asks for what is
+	// good for all. Refused is what the registry just refused, zero on a first ask: an answer that is remembered and equal to
+	// it is fetched anew; it may be returned again if there is no other. An error wraps [ErrUnavailable].
+	Credential(ctx context.Context, image string, refused Credential) (Credential, error)
 }
 
 // CheckSecret reports what makes s unfit for a password: it is empty, or has a control character, which HTTP

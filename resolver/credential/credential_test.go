@@ -95,17 +95,17 @@ func TestSource(t *testing.T) {
 			if err := os.WriteFile(file, []byte(tt.content), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			got, err := credential.Source{Username: "u", PasswordFile: file}.Credential(t.Context())
+			got, err := credential.Source{Username: "u", PasswordFile: file}.Keychain().Credential(t.Context(), "reg.test/app", credential.Credential{})
 			if err != nil || got.Username != "u" || got.Password.Reveal() != tt.want {
 				t.Errorf("got %s with password %q, %v, want %q", got.Username, got.Password.Reveal(), err, tt.want)
 			}
 		})
 	}
-	got, err := credential.Source{Username: "u", Password: password}.Credential(t.Context())
+	got, err := credential.Source{Username: "u", Password: password}.Keychain().Credential(t.Context(), "reg.test/app", credential.Credential{})
 	if err != nil || got.Password.Reveal() != password {
 		t.Errorf("password: got %q, %v", got.Password.Reveal(), err)
 	}
-	if got, err := (credential.Source{}).Credential(t.Context()); err != nil || !got.IsZero() {
+	if got, err := (credential.Source{}).Keychain().Credential(t.Context(), "reg.test/app", credential.Credential{}); err != nil || !got.IsZero() {
 		t.Errorf("none: got %v, %v, want no credential and no error", got, err)
 	}
 	if got, want := (credential.Source{}).Kind()+" "+(credential.Source{Username: "u"}).Kind(), "none password"; got != want {
@@ -139,7 +139,7 @@ func TestSourceRefuses(t *testing.T) {
 		{"FIFO", fifo, "fifo: is not a regular file"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c, err := credential.Source{Username: "u", PasswordFile: tt.path}.Credential(t.Context())
+			c, err := credential.Source{Username: "u", PasswordFile: tt.path}.Keychain().Credential(t.Context(), "reg.test/app", credential.Credential{})
 			if !errors.Is(err, credential.ErrUnavailable) || !c.IsZero() {
 				t.Fatalf("got %v, %v, want no credential and %v", c, err, credential.ErrUnavailable)
 			}

@@ -9,14 +9,12 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/auth"
-	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/singleflight"
 
@@ -32,11 +30,17 @@ type Authorizer struct {
 	fetches  singleflight.Group
 
 	mu         sync.Mutex
-	challenges map[string]auth.Challenge // by the scopes that containerd asks for, one repository's
-	latest     *auth.Challenge           // for a repository that was not challenged yet
-	tokens     map[string]token          // by realm, service and scopes
-	basic      credential.Credential
-	cred       credential.Credential // the last that was used
+	challenges map[string]learned      // by the scopes that containerd asks for, one repository's
+	latest     *auth.Challenge         // for a repository that was not challenged yet
+	tokens     map[string]token        // by realm, service and scopes
+	used       []credential.Credential // the last ones, to be taken out of texts
+}
+
+// learned is what the registry asks for a repository.
+type learned struct {
+	auth.Challenge
+	basic credential.Credential // what it gets, if it asks for a password; zero is to be found anew
+	open  bool                  // it was not asked without a credential, and may be open to all
 }
 
 type token struct {
@@ -46,9 +50,10 @@ type token struct {
 
 var _ docker.Authorizer = (*Authorizer)(nil)
 
-// Authorizer returns one that has the credentials of keychain and shares nothing with others.
+// Authorizer returns one that has the credentials of keychain, and shares nothing with others but which of them the registry
+// refused a moment ago.
 func (e *Endpoint) Authorizer(keychain credential.Keychain) *Authorizer {
-	return &Authorizer{endpoint: e, keychain: keychain, challenges: map[string]auth.Challenge{}, tokens: map[string]token{}}
+	return &Authorizer{endpoint: e, keychain: keychain, challenges: map[string]learned{}, tokens: map[string]token{}}
 }
 
 // Authorize implements [docker.Authorizer].
@@ -59,38 +64,34 @@ func (a *Authorizer) Authorize(ctx context.Context, req *http.Request) error {
 		return nil
 	case challenge.Scheme == auth.BearerAuth && a.endpoint.checkRealm(challenge.Parameters["realm"]) != nil:
 		return nil // the registry was plain HTTP when it named that realm, and speaks TLS now: let it ask again
-	case challenge.Scheme == auth.BasicAuth:
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		req.SetBasicAuth(a.basic.Username, a.basic.Password.Reveal())
-		return nil
 	}
-	value, err := a.token(ctx, challenge)
+	var err error
+	if challenge.Scheme == auth.BasicAuth {
+		err = a.authorizeBasic(ctx, req, challenge.basic)
+	} else {
+		err = a.authorizeBearer(ctx, req, challenge.Challenge)
+	}
 	if guessed && err != nil && ctx.Err() == nil && !errors.Is(err, credential.ErrUnavailable) {
 		return nil // this repository may be open to all; if it is not, the registry says so
 	}
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Authorization", "Bearer "+value)
-	return nil
+	return err
 }
 
 // challenge returns what the registry asks for the repository of ctx: what it said of that, or else of another, since
 // most registries have one answer for all. That is a guess.
-func (a *Authorizer) challenge(ctx context.Context) (c auth.Challenge, guessed, ok bool) {
+func (a *Authorizer) challenge(ctx context.Context) (l learned, guessed, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if c, ok := a.challenges[scopes(ctx)]; ok {
-		return c, false, true
+	if l, ok := a.challenges[scopes(ctx)]; ok {
+		return l, false, !l.open
 	}
 	if a.latest == nil {
-		return auth.Challenge{}, false, false
+		return learned{}, false, false
 	}
-	c = *a.latest
-	c.Parameters = maps.Clone(c.Parameters)
-	delete(c.Parameters, "scope") // that of another repository
-	return c, true, true
+	l.Challenge = *a.latest
+	l.Parameters = maps.Clone(l.Parameters)
+	delete(l.Parameters, "scope") // that of another repository
+	return l, true, true
 }
 
 // These bound what is remembered: clients choose the names of repositories, and there is no end of them.
@@ -99,12 +100,15 @@ const (
 	maxTokens     = 1024
 )
 
-// learn remembers a challenge. a.mu is held.
-func (a *Authorizer) learn(ctx context.Context, c auth.Challenge) {
+// learn remembers what is asked for the repository of ctx. a.mu is held.
+func (a *Authorizer) learn(ctx context.Context, l learned) {
 	if len(a.challenges) >= maxChallenges {
 		clear(a.challenges) // one more request for each that is asked for again
 	}
-	a.challenges[scopes(ctx)], a.latest = c, &c
+	a.challenges[scopes(ctx)] = l
+	if !l.open {
+		a.latest = &l.Challenge
+	}
 }
 
 // scopes are what containerd asks for.
@@ -131,7 +135,7 @@ func (a *Authorizer) AddResponses(ctx context.Context, responses []*http.Respons
 		case auth.BearerAuth:
 			return a.quiet(a.learnBearer(ctx, c, last.Request))
 		case auth.BasicAuth:
-			return a.learnBasic(ctx, c)
+			return a.learnBasic(ctx, c, last.Request)
 		}
 	}
 	return fmt.Errorf("%s: no authentication scheme that is supported: %w", a.endpoint.host, errdefs.ErrNotImplemented)
@@ -143,130 +147,4 @@ func (a *Authorizer) quiet(err error) error {
 		return nil
 	}
 	return redactError(err, a.Redact)
-}
-
-func (a *Authorizer) learnBasic(ctx context.Context, c auth.Challenge) error {
-	cred, err := a.credential(ctx)
-	if err != nil {
-		return err
-	}
-	if cred.IsZero() || cred.Username == credential.IdentityToken {
-		return fmt.Errorf("%s asks for a username and a password, and none is configured: %w", a.endpoint.host, docker.ErrInvalidAuthorization)
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.basic = cred
-	a.learn(ctx, c)
-	return nil
-}
-
-func (a *Authorizer) learnBearer(ctx context.Context, c auth.Challenge, req *http.Request) error {
-	if err := a.endpoint.checkRealm(c.Parameters["realm"]); err != nil {
-		return err
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	// Only the token that was refused: another pull may have replaced it meanwhile.
-	if sent, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer "); ok {
-		for key, t := range a.tokens {
-			if t.value == sent {
-				delete(a.tokens, key)
-			}
-		}
-	}
-	a.learn(ctx, c)
-	return nil
-}
-
-// token returns a token for the scopes of ctx: one that is still good, or a new one, fetched once for all who wait.
-func (a *Authorizer) token(ctx context.Context, c auth.Challenge) (string, error) {
-	options := auth.TokenOptions{
-		Realm:   c.Parameters["realm"],
-		Service: c.Parameters["service"],
-		Scopes:  docker.GetTokenScopes(ctx, strings.Fields(c.Parameters["scope"])),
-	}
-	key := strings.Join(append([]string{options.Realm, options.Service}, options.Scopes...), " ")
-	a.mu.Lock()
-	t, ok := a.tokens[key]
-	a.mu.Unlock()
-	if ok && time.Now().Before(t.expires) {
-		return t.value, nil
-	}
-	fetched := a.fetches.DoChan(key, func() (_ any, err error) {
-		defer func() { // it runs in a goroutine of its own, in which a panic would end containerd
-			if r := recover(); r != nil {
-				err = fmt.Errorf("fetch token: panic: %v", r)
-			}
-		}()
-		// The first who asks may give up while others wait.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tokenTimeout)
-		defer cancel()
-		return a.fetch(ctx, key, options)
-	})
-	select {
-	case <-ctx.Done():
-		return "", ctx.Err()
-	case r := <-fetched:
-		if r.Err != nil {
-			return "", r.Err
-		}
-		return r.Val.(string), nil
-	}
-}
-
-func (a *Authorizer) fetch(ctx context.Context, key string, options auth.TokenOptions) (string, error) {
-	cred, err := a.credential(ctx)
-	if err != nil {
-		return "", err
-	}
-	options.Secret = cred.Password.Reveal()
-	if cred.Username != credential.IdentityToken {
-		options.Username = cred.Username
-	}
-	t, err := a.endpoint.fetchToken(ctx, options, a)
-	if err != nil {
-		return "", a.explain(options.Realm, err)
-	}
-	a.remember(key, t)
-	return t.value, nil
-}
-
-// remember keeps a token for the pulls to come.
-func (a *Authorizer) remember(key string, t token) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	now := time.Now()
-	for k, old := range a.tokens {
-		if now.After(old.expires) {
-			delete(a.tokens, k)
-		}
-	}
-	if len(a.tokens) >= maxTokens {
-		clear(a.tokens) // one more request for each that is still asked for
-	}
-	a.tokens[key] = t
-}
-
-// explain names the realm, and says "unauthorized" where the credential was refused.
-func (a *Authorizer) explain(realm string, err error) error {
-	where := "fetch token"
-	if u, perr := url.Parse(realm); perr == nil {
-		where = "fetch token from " + u.Host
-	}
-	var status remoteerrors.ErrUnexpectedStatus
-	if errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden) {
-		return fmt.Errorf("%s: unauthorized (%s): %w", where, status.Status, docker.ErrInvalidAuthorization)
-	}
-	return fmt.Errorf("%s: %w", where, withoutURL(err))
-}
-
-func (a *Authorizer) credential(ctx context.Context) (credential.Credential, error) {
-	cred, err := a.keychain.Credential(ctx)
-	if err != nil {
-		return credential.Credential{}, err
-	}
-	a.mu.Lock()
-	a.cred = cred
-	a.mu.Unlock()
-	return cred, nil
 }

@@ -66,14 +66,14 @@ func explainCertificate(now time.Time, err error) (Cause, string) {
 }
 
 func unknownAuthority(err x509.UnknownAuthorityError) string {
-	if err.Cert == nil {
-		return fmt.Sprintf("certificate signed by unknown authority; add its CA to certificates: %v", err)
+	const text = "certificate signed by unknown authority; add its CA to certificates"
+	switch {
+	case err.Cert == nil:
+		return fmt.Sprintf("%s: %v", text, err)
+	case bytes.Equal(err.Cert.RawIssuer, err.Cert.RawSubject):
+		return fmt.Sprintf("%s: %s is signed by itself: %v", text, err.Cert.Subject, err)
 	}
-	if bytes.Equal(err.Cert.RawIssuer, err.Cert.RawSubject) {
-		return fmt.Sprintf("certificate signed by unknown authority, itself (%s); add it, or its CA, to certificates: %v", err.Cert.Subject, err)
-	}
-	return fmt.Sprintf("certificate signed by unknown authority %s; add its CA to certificates, or have the registry send the intermediate certificate if it is one: %v",
-		err.Cert.Issuer, err)
+	return fmt.Sprintf("%s: it is signed by %s; if that is an intermediate certificate, the registry should send it: %v", text, err.Cert.Issuer, err)
 }
 
 // outOfTime says when a certificate is valid, in the clock's own time, which may be what is wrong.

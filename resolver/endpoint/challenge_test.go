@@ -29,7 +29,7 @@ func learn(ctx context.Context, t *testing.T, e *Endpoint, realm string) {
 // However many repositories are asked for, what is remembered of them is bounded.
 func TestChallengesAreBounded(t *testing.T) {
 	t.Parallel()
-	e, err := New("r.test", credential.Source{}, Options{})
+	e, err := New("r.test", credential.Source{}.Keychain(), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestChallengesAreBounded(t *testing.T) {
 // SEC-02: a realm of plain HTTP is good for a registry of plain HTTP, and no longer once that speaks TLS.
 func TestPlainRealmIsForgotten(t *testing.T) {
 	t.Parallel()
-	e, err := New("r.test", credential.Source{Username: "canary-user", Password: "canary-password"}, Options{Insecure: true})
+	e, err := New("r.test", credential.Source{Username: "canary-user", Password: "canary-password"}.Keychain(), Options{Insecure: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestPlainRealmIsForgotten(t *testing.T) {
 // Tokens that live for a day are bounded too.
 func TestTokensAreBounded(t *testing.T) {
 	t.Parallel()
-	e, err := New("r.test", credential.Source{}, Options{})
+	e, err := New("r.test", credential.Source{}.Keychain(), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

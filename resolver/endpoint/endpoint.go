@@ -25,9 +25,11 @@ const downFor = 5 * time.Second
 // Endpoint is one registry, reached over HTTP. It is safe for concurrent use and shared by every pull.
 type Endpoint struct {
 	host   string // host[:port] of the registry's API
+	domain string // host[:port] that images and the configuration name it by
 	opts   Options
 	routes func() transports
 	auth   *Authorizer
+	trials *trials
 	follow *http.Client // follows redirects, under the rules of checkRedirect
 
 	plain atomic.Bool               // the port does not speak TLS; only ever set with Insecure
@@ -44,7 +46,8 @@ func New(host string, keychain credential.Keychain, opts Options) (*Endpoint, er
 	if opts.StallTimeout == 0 {
 		opts.StallTimeout = defaultStallTimeout
 	}
-	e := &Endpoint{host: apiHost(host), opts: opts}
+	e := &Endpoint{host: apiHost(host), domain: host, opts: opts}
+	e.trials = newTrials(e.host)
 	var err error
 	if e.routes, err = newTransports(e.host, opts); err != nil {
 		return nil, err
@@ -103,9 +106,14 @@ func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { ret
 // roundTrip serves containerd's resolver: redirects are followed here, so that no address that one led to, which may
 // be a credential in itself, is in an error or a log. Nothing that comes back has a secret of auth in it.
 func (e *Endpoint) roundTrip(req *http.Request, auth *Authorizer) (*http.Response, error) {
+	req, end, err := auth.begin(req)
+	if err != nil {
+		return nil, err
+	}
 	redact := auth.redactor(req)
 	ctx, guard := newStallGuard(req.Context(), e.host, e.opts.StallTimeout)
 	resp, err := e.follow.Do(req.WithContext(ctx))
+	end(resp)
 	guard.stop()
 	if err != nil {
 		guard.cancel()

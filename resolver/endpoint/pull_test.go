@@ -41,7 +41,7 @@ type keychain struct {
 	asked atomic.Int64
 }
 
-func (k *keychain) Credential(context.Context) (credential.Credential, error) {
+func (k *keychain) Credential(context.Context, string, credential.Credential) (credential.Credential, error) {
 	k.asked.Add(1)
 	return k.cred, k.err
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker/auth"
@@ -21,7 +22,10 @@ import (
 // Redact replaces every secret that a holds in text.
 func (a *Authorizer) Redact(text string) string {
 	a.mu.Lock()
-	known := a.cred.Secrets()
+	var known []string
+	for _, cred := range a.used {
+		known = append(known, cred.Secrets()...)
+	}
 	for _, t := range a.tokens {
 		known = append(known, t.value)
 	}
@@ -36,18 +40,20 @@ func (e *Endpoint) Redact(text string) string { return e.auth.Redact(text) }
 // username. In a text of ours a username may be a word like any other.
 func (a *Authorizer) redactor(req *http.Request) func(string) string {
 	a.mu.Lock()
-	user := a.cred.Username
+	used := slices.Clone(a.used)
 	a.mu.Unlock()
 	var carried []string
 	if u, p, ok := req.BasicAuth(); ok {
-		user = u
+		used = append(used, credential.Credential{Username: u})
 		carried = credential.Credential{Username: u, Password: credential.Secret(p)}.Secrets()
 	}
 	if token, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer "); ok {
 		carried = append(carried, token)
 	}
-	if user != "" && user != credential.IdentityToken {
-		carried = append(carried, user)
+	for _, cred := range used {
+		if cred.Username != "" && !cred.IsToken() {
+			carried = append(carried, cred.Username)
+		}
 	}
 	return func(text string) string { return RedactQueries(replace(a.Redact(text), carried)) }
 }

@@ -19,7 +19,7 @@ import (
 // What a request carried is taken out of its answer, also where the credential or the token was replaced meanwhile.
 func TestRedactorOfWhatWasSent(t *testing.T) {
 	t.Parallel()
-	e, err := New("reg.test", credential.Source{}, Options{})
+	e, err := New("reg.test", credential.Source{}.Keychain(), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,7 +47,7 @@ func TestRefuseLocal(t *testing.T) {
 	}
 }
 
-// A token is used for nine tenths of what its server says of its life, within bounds.
+// C10: a token is used for nine tenths of what its server says of its life, within bounds.
 func TestTokenLife(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -146,7 +146,7 @@ func TestDown(t *testing.T) {
 		}
 	}))
 	defer server.Close()
-	e, err := New(server.Listener.Addr().String(), credential.Source{}, Options{Insecure: true, StallTimeout: 200 * time.Millisecond})
+	e, err := New(server.Listener.Addr().String(), credential.Source{}.Keychain(), Options{Insecure: true, StallTimeout: 200 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +185,7 @@ func TestTrustsRealm(t *testing.T) {
 		{"[2001:db8::5]:443", "https://[2001:db8::5]:8443/token", false},
 		{"10.0.0.50", "https://10.0.0.5/token", false},
 	} {
-		e, err := New("registry.test", credential.Source{}, Options{TokenRealms: []string{tt.listed}})
+		e, err := New("registry.test", credential.Source{}.Keychain(), Options{TokenRealms: []string{tt.listed}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -67,7 +67,7 @@ func TestCertificates(t *testing.T) {
 		{name: "expired", server: certificate(expired), opts: trusting(authority), cause: endpoint.BadCert, want: "certificate not valid at " + stamp(now)[:10]},
 		{name: "T1 expired", server: certificate(expired), opts: trusting(authority), cause: endpoint.BadCert, want: "it expired at " + stamp(now.Add(-time.Minute)) + "; renew it"},
 		{name: "T1 not yet valid", server: certificate(early), opts: trusting(authority), cause: endpoint.BadCert, want: "it is not yet valid, but from " + stamp(now.Add(time.Minute))},
-		{name: "intermediate missing", server: certificate(alone), opts: trusting(authority), cause: endpoint.Untrusted, want: "unknown authority CN=intermediate of TestCertificates; add its CA to certificates, or have the registry send the intermediate certificate"},
+		{name: "intermediate missing", server: certificate(alone), opts: trusting(authority), cause: endpoint.Untrusted, want: "unknown authority; add its CA to certificates: it is signed by CN=intermediate of TestCertificates; if that is an intermediate certificate, the registry should send it"},
 		{name: "intermediate sent", server: certificate(chain), opts: trusting(authority)},
 		{name: "intermediate configured", server: certificate(alone), opts: trusting(intermediate)},
 		{name: "SEC-23, T10 TLS 1.0", server: certificate(pair, tls.VersionTLS10), opts: trusting(authority), cause: endpoint.NoTLS, want: "protocol version"},

@@ -29,13 +29,14 @@ type guarded struct {
 	endpoint      *endpoint.Endpoint
 	keychain      *keychain
 	image         registrytest.Image
+	authority     *registrytest.Authority
 }
 
 // guard serves an image to holders of a token. around, if not nil, stands before the token server.
 func guard(t testing.TB, k *keychain, around func(http.Handler) http.Handler) *guarded {
 	t.Helper()
 	authority := registrytest.NewAuthority(t)
-	g := &guarded{tokens: registrytest.NewTokens(k.cred.Username, k.cred.Password.Reveal()), keychain: k, image: registrytest.NewImage(t.Name(), 32<<10)}
+	g := &guarded{authority: authority, tokens: registrytest.NewTokens(k.cred.Username, k.cred.Password.Reveal()), keychain: k, image: registrytest.NewImage(t.Name(), 32<<10)}
 	var handler http.Handler = g.tokens
 	if around != nil {
 		handler = around(g.tokens)
@@ -162,7 +163,7 @@ func TestTokenExpires(t *testing.T) {
 	}
 }
 
-// A token that the registry no longer takes is replaced, once.
+// C12: a token that the registry no longer takes is replaced, once.
 func TestTokenRevoked(t *testing.T) {
 	t.Parallel()
 	g := guard(t, login(), nil)
@@ -172,7 +173,7 @@ func TestTokenRevoked(t *testing.T) {
 	g.want(t, "a pull with a revoked token", 1, 9, 2)
 }
 
-// A registry that takes no token is not asked for ever.
+// C12: a registry that takes no token is not asked for ever.
 func TestTokenNeverTaken(t *testing.T) {
 	t.Parallel()
 	g := guard(t, login(), func(next http.Handler) http.Handler {
@@ -301,7 +302,7 @@ func TestRealmOfEachRepository(t *testing.T) {
 	}
 }
 
-// SEC-15, R8: a token server that answers without end is not read without end.
+// SEC-15, R8, C11: a token server that answers without end is not read without end.
 func TestTokenBodyIsBounded(t *testing.T) {
 	t.Parallel()
 	var sent atomic.Int64

@@ -4,12 +4,14 @@
 package registrytest
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Basic lets pass who has the password.
@@ -30,16 +32,24 @@ type Tokens struct {
 	Realm string
 	// Life is what is said of a token's life, in seconds; 0 says nothing.
 	Life int
+	// Ends is how long a token is taken; 0 is for ever.
+	Ends time.Duration
 
 	user, password string
 	mu             sync.Mutex
-	valid          map[string][]string // scopes by token
+	valid          map[string]grant // by token
 	issued         []string
+}
+
+// grant is what a token is good for.
+type grant struct {
+	scopes []string
+	ends   time.Time
 }
 
 // NewTokens returns a server that gives tokens for a password, or for an identity token where user is "<token>".
 func NewTokens(user, password string) *Tokens {
-	return &Tokens{user: user, password: password, valid: map[string][]string{}}
+	return &Tokens{user: user, password: password, valid: map[string]grant{}}
 }
 
 func (s *Tokens) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -57,7 +67,7 @@ func (s *Tokens) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.mu.Unlock()
 	token := fmt.Sprintf("canary-token-%d-of-%s", len(s.issued), r.Form.Get("service"))
 	s.issued = append(s.issued, token)
-	s.valid[token] = scopes
+	s.valid[token] = grant{scopes, time.Now().Add(cmp.Or(s.Ends, 24*time.Hour))}
 	answer := map[string]any{"token": token, "access_token": token}
 	if s.Life > 0 {
 		answer["expires_in"] = s.Life
@@ -72,9 +82,9 @@ func (s *Tokens) Protect(next http.Handler) http.Handler {
 		scope := "repository:" + name + ":pull"
 		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		s.mu.Lock()
-		scopes, ok := s.valid[token]
+		g, ok := s.valid[token]
 		s.mu.Unlock()
-		if !ok || !slices.Contains(scopes, scope) {
+		if !ok || !slices.Contains(g.scopes, scope) || time.Now().After(g.ends) {
 			why := ""
 			if token != "" {
 				why = `,error="invalid_token"`

@@ -46,6 +46,11 @@ type Request struct {
 	Text string
 }
 
+// BasicAuth returns the username and password that the request carried, if it did.
+func (r Request) BasicAuth() (username, password string, ok bool) {
+	return (&http.Request{Header: r.Header}).BasicAuth()
+}
+
 // Serve starts a server that speaks TLS unless config is nil. It ends with the test.
 func Serve(t testing.TB, config *tls.Config, h http.Handler) *Server {
 	t.Helper()

@@ -63,7 +63,7 @@ func (m *Mirror) endpoint(target resolver.Target) (*endpoint.Endpoint, error) {
 	if e, ok := m.unconfigured[host]; ok {
 		return e, nil
 	}
-	e, err := endpoint.New(host, credential.Source{}, endpoint.Options{})
+	e, err := endpoint.New(host, credential.Source{}.Keychain(), endpoint.Options{})
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	oras "oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
-	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/berth-edge/berth/resolver"
@@ -61,11 +60,32 @@ type Copied struct {
 // attempts is how often a copy is begun, if it fails and that may pass. What was sent is not sent again.
 const attempts = 3
 
-// Copy puts an image into the first registry of its route, under the name that the rules give it, if it is missing there.
-func (m *Mirror) Copy(ctx context.Context, ref string, opts CopyOptions) Copied {
-	c := Copied{Route: m.routes.Route(ctx, ref)}
+// Copy puts images into the first registries of their routes, under the names that the rules give them, if they are missing
+// there. done, which may be nil, is called with the index of each image that is done, by several goroutines.
+func (m *Mirror) Copy(ctx context.Context, refs []string, opts CopyOptions, done func(i int, c Copied)) []Copied {
+	copied := make([]Copied, len(refs))
+	transfers := make([]*transfer, len(refs))
+	each(refs, func(i int, ref string) {
+		if copied[i], transfers[i] = m.begin(ref, opts); transfers[i] != nil {
+			transfers[i].look(ctx, copied[i])
+		}
+	})
+	each(refs, func(i int, _ string) {
+		if t := transfers[i]; t != nil {
+			t.copy(ctx, &copied[i])
+		}
+		if done != nil {
+			done(i, copied[i])
+		}
+	})
+	return copied
+}
+
+// begin returns what copies an image, nil if nothing is to be copied or it cannot be.
+func (m *Mirror) begin(ref string, opts CopyOptions) (c Copied, t *transfer) {
+	c.Route = m.routes.Route(context.Background(), ref)
 	if c.Err = c.Route.Err; c.Err != nil {
-		return c
+		return c, nil
 	}
 	for i, target := range c.Route.Targets {
 		if target.Kind == resolver.KindRegistry {
@@ -74,16 +94,22 @@ func (m *Mirror) Copy(ctx context.Context, ref string, opts CopyOptions) Copied 
 		}
 	}
 	if c.Target == nil {
-		return c
+		return c, nil
 	}
 	dst, err := m.repository(*c.Target, push)
 	if err != nil {
 		c.Err = err
-		return c
+		return c, nil
 	}
-	t := &transfer{m: m, opts: opts, ref: ref, dst: dst, domain: cmp.Or(c.Target.Domain(), dst.Reference.Registry)}
+	return c, &transfer{m: m, opts: opts, ref: ref, dst: newDestination(dst), domain: cmp.Or(c.Target.Domain(), dst.Reference.Registry)}
+}
+
+// copy copies the image, several times if need be.
+func (t *transfer) copy(ctx context.Context, c *Copied) {
 	for attempt := 1; ; attempt++ {
-		c.Err = t.run(ctx, &c)
+		if c.Err = t.run(ctx, c); c.Err != nil {
+			t.dst.forget()
+		}
 		if c.Err == nil || attempt == attempts || !mayPass(c.Err) || ctx.Err() != nil {
 			break
 		}
@@ -93,7 +119,6 @@ func (m *Mirror) Copy(ctx context.Context, ref string, opts CopyOptions) Copied 
 		}
 	}
 	c.Sent, c.Mounted = t.sent.Load(), t.mounted.Load()
-	return c
 }
 
 // mayPass reports whether a failure may be gone the next time: the registry has too much to do, or the connection was lost.
@@ -114,7 +139,7 @@ type transfer struct {
 	m             *Mirror
 	opts          CopyOptions
 	ref           string
-	dst           *remote.Repository
+	dst           *destination
 	domain        string // of dst's registry
 	sent, mounted atomic.Int64
 
@@ -131,7 +156,7 @@ func (t *transfer) run(ctx context.Context, c *Copied) error {
 	desc, err := t.dst.Resolve(ctx, name)
 	switch {
 	case err == nil:
-		c.Present, c.Descriptor = c.Sent == 0 && t.sent.Load() == 0, desc
+		c.Present, c.Descriptor = t.sent.Load() == 0, desc
 	case causeOf(err) != Missing:
 		return fmt.Errorf("look for %s: %w", c.Target.Pull, err)
 	default:
@@ -169,12 +194,17 @@ func (t *transfer) source(named reference.Named) (oras.ReadOnlyTarget, error) {
 	return repo, nil
 }
 
+// nameAt is how the source is asked for the image.
+func (t *transfer) nameAt(named reference.Named, name string) string {
+	if t.opts.From != nil {
+		return named.String()
+	}
+	return name
+}
+
 // image copies what the reference leads to.
 func (t *transfer) image(ctx context.Context, src oras.ReadOnlyTarget, named reference.Named, name string) (ocispec.Descriptor, error) {
-	from := name
-	if t.opts.From != nil {
-		from = named.String()
-	}
+	from := t.nameAt(named, name)
 	opts := oras.CopyOptions{CopyGraphOptions: t.graph()}
 	if t.opts.Platform != nil {
 		if _, ok := named.(reference.Digested); ok {

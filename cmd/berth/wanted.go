@@ -1,0 +1,57 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/berth-edge/berth/cmd/berth/workload"
+)
+
+// fileFlag names what to find images in, as package workload does.
+func fileFlag() cli.Flag {
+	return &cli.StringSliceFlag{
+		Name: "file", Aliases: []string{"f", "pod"},
+		Usage: "find images in manifests or a list: a FILE, a DIR and what is below it, or - for standard input; may be repeated",
+	}
+}
+
+// wantedHelp is what a command with fileFlag says of its arguments.
+const wantedHelp = "\nReferences are arguments, or are found in what -f names: Kubernetes manifests of any kind with a pod template, as YAML\n" +
+	"or JSON, the output of helm template and of kubeadm config images list, and plain lists with comments after #.\nThe argument - is -f -."
+
+// wantedImages returns the references that a command is about: its arguments as they are, then what is found in files, each
+// image once.
+func wantedImages(cmd *cli.Command) ([]string, error) {
+	refs, files := slices.Clone(cmd.Args().Slice()), slices.Clone(cmd.StringSlice("file"))
+	if slices.Contains(refs, workload.Stdin) {
+		refs = slices.DeleteFunc(refs, func(ref string) bool { return ref == workload.Stdin })
+		if !slices.Contains(files, workload.Stdin) {
+			files = append(files, workload.Stdin)
+		}
+	}
+	if len(refs) == 0 && len(files) == 0 {
+		return nil, usageError{errors.New(cmd.Name + " wants one or more references, or -f with a file that names some")}
+	}
+	if len(files) == 0 {
+		return refs, nil
+	}
+	found, err := workload.Read(files, cmd.Root().Reader)
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range found.LeftAlone {
+		if !isQuiet(cmd) {
+			fmt.Fprintf(cmd.Root().ErrWriter, "note: %s is left alone: of a directory .yaml, .yml, .json and .txt are read\n", path)
+		}
+	}
+	for _, image := range found.Images {
+		refs = append(refs, image.Ref)
+	}
+	return refs, nil
+}

@@ -1,0 +1,170 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-edge/berth/loader/unpacked"
+)
+
+// blobs compares the blobs of an image that the content store knows with their digests. Other platforms of an index, and
+// layers that are not kept, are not there by right.
+func (v *verification) blobs(ctx context.Context, namespace string, image images.Image) {
+	l := v.loader
+	err := images.Walk(ctx, images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		if v.hashed[desc.Digest] {
+			return nil, nil
+		}
+		if _, err := l.Content.Info(ctx, desc.Digest); errdefs.IsNotFound(err) {
+			return nil, nil
+		}
+		v.hashed[desc.Digest] = true
+		mended, err := l.makeSound(ctx, desc)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil || mended {
+			v.note(ctx, Damage{Blob: desc.Digest, Mended: mended, Err: err}, namespace, image.Name)
+		}
+		if err != nil {
+			return nil, nil
+		}
+		return images.Children(ctx, l.Content, desc)
+	}), image.Target)
+	if err != nil && ctx.Err() == nil {
+		log.G(ctx).WithError(err).WithField("image", image.Name).Warn("verify the blobs of an image")
+	}
+}
+
+// makeSound compares a blob of the content store with its digest, and writes it again from a bundle if it is another. It
+// reports whether it did.
+func (l *Loader) makeSound(ctx context.Context, desc ocispec.Descriptor) (mended bool, err error) {
+	if sound, err := l.isSound(ctx, desc); err != nil || sound {
+		return false, err
+	}
+	b, ok := l.catalog.withBlob(desc.Digest)
+	if !ok {
+		return false, fmt.Errorf("blob %s is damaged, and in no bundle; remove the image and pull it again: %w", desc.Digest, errdefs.ErrNotFound)
+	}
+	if err := l.replace(ctx, b.Path(), desc, b.Fetch); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// isSound reports whether a blob that the content store knows is there, with the content that its digest says. It reads all of it.
+func (l *Loader) isSound(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	ra, err := l.Content.ReaderAt(ctx, desc)
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("open blob %s: %w", desc.Digest, err)
+	}
+	defer ra.Close()
+	if desc.Size > 0 && ra.Size() != desc.Size {
+		return false, nil
+	}
+	digester := desc.Digest.Algorithm().Digester()
+	if _, err := io.CopyBuffer(digester.Hash(), &until{ctx, content.NewReader(ra)}, make([]byte, 256<<10)); err != nil {
+		return false, fmt.Errorf("read blob %s: %w", desc.Digest, err)
+	}
+	return digester.Digest() == desc.Digest, nil
+}
+
+// until reads until ctx ends.
+type until struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (u *until) Read(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.Reader.Read(p)
+}
+
+// replace puts a blob in the place of one that the content store knows and that is damaged. The store itself would refuse to
+// write what it has.
+func (l *Loader) replace(ctx context.Context, bundle string, desc ocispec.Descriptor, fetch func(context.Context, ocispec.Descriptor) (io.ReadCloser, error)) error {
+	l.repairs.Lock()
+	defer l.repairs.Unlock()
+	if sound, err := l.isSound(ctx, desc); err != nil || sound {
+		return err // another image has it, too
+	}
+	log.G(ctx).WithFields(log.Fields{"digest": desc.Digest, "bundle": bundle}).Warn("blob is damaged: it is written again from its bundle")
+	r, err := fetch(ctx, desc)
+	if err != nil {
+		return fmt.Errorf("blob %s is damaged: %w", desc.Digest, err)
+	}
+	defer r.Close()
+	if err := l.Blobs.Delete(ctx, desc.Digest); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove damaged blob %s: %w", desc.Digest, err)
+	}
+	return writeBlob(ctx, l.Blobs, "berth-repair-"+desc.Digest.String(), desc, r)
+}
+
+// compareLayer compares a layer's directory with the layer. Where they differ, or the layer cannot be read, the layer itself
+// is looked at first: one that is damaged must not be what the files are mended by.
+func (l *Loader) compareLayer(ctx context.Context, dir string, layer ocispec.Descriptor, d *Damage) error {
+	compare := func(r io.Reader) (err error) {
+		d.Files, err = unpacked.Damaged(dir, r)
+		return err
+	}
+	err := l.readLayer(ctx, layer, compare)
+	if err == nil && len(d.Files) == 0 {
+		return nil
+	}
+	mended, wrong := l.trustLayer(ctx, layer)
+	switch {
+	case wrong != nil:
+		return wrong
+	case mended:
+		return l.readLayer(ctx, layer, compare)
+	}
+	return err
+}
+
+// trustLayer verifies what [Loader.readLayer] reads, and reports whether it is another blob since.
+func (l *Loader) trustLayer(ctx context.Context, layer ocispec.Descriptor) (mended bool, err error) {
+	if _, err := l.Content.Info(ctx, layer.Digest); err == nil {
+		return l.makeSound(ctx, layer)
+	}
+	if b, ok := l.catalog.withBlob(layer.Digest); ok {
+		return false, b.Check(ctx, layer)
+	}
+	return false, nil // there is nothing to read, which is what the error says
+}
+
+// readLayer reads a layer from the content store, or from a bundle that has it.
+func (l *Loader) readLayer(ctx context.Context, layer ocispec.Descriptor, f func(io.Reader) error) error {
+	if whole, err := l.isWhole(ctx, layer); err == nil && whole {
+		ra, err := l.Content.ReaderAt(ctx, layer)
+		if err != nil {
+			return err
+		}
+		defer ra.Close()
+		return f(content.NewReader(ra))
+	}
+	b, ok := l.catalog.withBlob(layer.Digest)
+	if !ok {
+		return fmt.Errorf("its compressed layer is not kept, and in no bundle; remove the image and pull it again: %w", errdefs.ErrNotFound)
+	}
+	r, err := b.Fetch(ctx, layer)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return f(r)
+}

@@ -1,0 +1,181 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"context"
+	"slices"
+
+	"github.com/berth-edge/berth/loader/bundle"
+)
+
+// begin sets the bundles there are, and what is refused. Those that did not change are kept with what is known of them.
+func (c *Catalog) begin(files []string, refused []refusal) []*entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	there := setOf(files)
+	for _, e := range c.entries {
+		if e.byHand && isGone(e.path) {
+			e.byHand = false
+		}
+		if !e.byHand && !there[e.path] {
+			e.close()
+		}
+	}
+	known := c.byPath()
+	var entries []*entry
+	for _, e := range c.entries {
+		if e.byHand {
+			entries = append(entries, c.keep(e.path, e))
+		}
+	}
+	byHand := len(entries)
+	for _, path := range files {
+		if !slices.ContainsFunc(entries[:byHand], func(e *entry) bool { return e.path == path }) {
+			entries = append(entries, c.keep(path, known[path]))
+		}
+	}
+	for _, r := range refused {
+		entries = append(entries, c.refuse(r, known[r.path]))
+	}
+	c.entries, c.begun = entries, true
+	c.index()
+	c.notify()
+	return entries
+}
+
+// differs reports whether there are other bundles than those that the catalog knows, or one of them changed.
+func (c *Catalog) differs(files []string, refused []refusal) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.begun {
+		return true
+	}
+	there, refusals := setOf(files), map[string]error{}
+	for _, r := range refused {
+		refusals[r.path] = r.err
+	}
+	for _, e := range c.entries {
+		switch {
+		case e.refused:
+			if err, ok := refusals[e.path]; !ok || err.Error() != e.err.Error() {
+				return true
+			}
+		case e.state == Copying && isFresh(e.path): // see hasCopied
+		case e.byHand && isGone(e.path), !e.byHand && !there[e.path], !e.unchanged(), e.isBadLayout():
+			return true
+		}
+	}
+	for _, r := range refused {
+		files = append(files, r.path)
+	}
+	known := c.byPath()
+	return slices.ContainsFunc(files, func(path string) bool { return known[path] == nil })
+}
+
+// remove forgets bundles.
+func (c *Catalog) remove(gone []*entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range gone {
+		e.close()
+	}
+	c.entries = slices.DeleteFunc(slices.Clone(c.entries), func(e *entry) bool { return slices.Contains(gone, e) })
+	c.index()
+	c.notify()
+}
+
+// byPath are the bundles by their paths. c.mu is held.
+func (c *Catalog) byPath() map[string]*entry {
+	known := make(map[string]*entry, len(c.entries))
+	for _, e := range c.entries {
+		known[e.path] = e
+	}
+	return known
+}
+
+func setOf(paths []string) map[string]bool {
+	set := make(map[string]bool, len(paths))
+	for _, path := range paths {
+		set[path] = true
+	}
+	return set
+}
+
+// isCopying reports whether a bundle is being copied.
+func (c *Catalog) isCopying() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.entries, func(e *entry) bool { return e.state == Copying })
+}
+
+// hasCopied reports whether a bundle that was being copied is not written to any more.
+func (c *Catalog) hasCopied() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.entries, func(e *entry) bool { return e.state == Copying && !isFresh(e.path) })
+}
+
+// add puts bundles that are loaded by hand before those there are: who loads one wants what is in it.
+func (c *Catalog) add(files []string) []*entry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known, there := c.byPath(), setOf(files)
+	var added []*entry
+	for _, path := range files {
+		e := c.keep(path, known[path])
+		e.byHand = true
+		added = append(added, e)
+	}
+	others := slices.DeleteFunc(c.entries, func(e *entry) bool { return there[e.path] })
+	c.entries = append(slices.Clone(added), others...)
+	c.index()
+	c.notify()
+	return added
+}
+
+// keep returns the entry of a bundle: the one that was known, or a new one if there was none, or if it changed or could not be
+// read. c.mu is held.
+func (c *Catalog) keep(path string, e *entry) *entry {
+	if e == nil {
+		return &entry{catalog: c, path: path, state: Listing}
+	}
+	if e.unchanged() && !e.isBadLayout() {
+		for _, image := range e.images {
+			if image.err != nil && !image.broken {
+				image.state, image.err = Waiting, nil // it is tried again
+			}
+		}
+		return e
+	}
+	e.close()
+	state := Listing
+	if e.state == Copying {
+		state = Copying
+	}
+	return &entry{catalog: c, path: path, byHand: e.byHand, state: state, said: e.said, noted: e.noted}
+}
+
+// refuse returns the entry of what is not read, in the place of one that was known. c.mu is held.
+func (c *Catalog) refuse(r refusal, was *entry) *entry {
+	e := &entry{catalog: c, path: r.path, refused: true, state: Failed, err: r.err}
+	if was != nil {
+		was.close()
+		e.said, e.noted = was.said, was.noted
+	}
+	return e
+}
+
+// list notes what is in a bundle.
+func (c *Catalog) list(ctx context.Context, e *entry, b *bundle.Bundle) {
+	found, problems := imagesOf(ctx, b, c.platform)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e.bundle, e.images, e.problems, e.state = b, found, problems, Loading
+	for _, image := range found {
+		image.catalog = c
+	}
+	c.index()
+	c.notify()
+}

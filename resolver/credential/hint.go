@@ -1,0 +1,53 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package credential
+
+import (
+	"regexp"
+	"strings"
+	"unicode"
+)
+
+const maxHint = 200
+
+var (
+	// secretPairs are what follows the name of a secret.
+	secretPairs = regexp.MustCompile(`(?i)((?:pass|passwd|password|secret|token|key|auth|authorization|credentials?)["']?\s*[:=]\s*|(?:passwd|password|secret|token|bearer|basic)\s+)\S+`)
+	// opaque are long words such as base64 or hexadecimal digits are.
+	opaque = regexp.MustCompile(`[A-Za-z0-9+/=_-]{32,}`)
+	word   = regexp.MustCompile(`[^\s"',:;{}\[\]()=]{4,}`)
+)
+
+// printableHint returns the first line of what a helper wrote to its standard error, made fit for an error: without what it
+// wrote to its standard output too (where the secret is), without values of its environment, and without words that may be
+// a secret because of what stands before them, or because they are long, or of letters and digits.
+func printableHint(stderr, stdout string, env []string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(stderr), "\n")
+	for _, said := range word.FindAllString(stdout, -1) {
+		line = strings.ReplaceAll(line, said, "***")
+	}
+	for _, pair := range env {
+		if _, value, _ := strings.Cut(pair, "="); value != "" {
+			line = strings.ReplaceAll(line, value, "***")
+		}
+	}
+	line = secretPairs.ReplaceAllString(line, "$1***")
+	line = opaque.ReplaceAllString(line, "***")
+	line = word.ReplaceAllStringFunc(line, func(w string) string {
+		if strings.ContainsFunc(w, unicode.IsDigit) && strings.ContainsFunc(w, unicode.IsLetter) {
+			return "***"
+		}
+		return w
+	})
+	line = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(line, ""))
+	if len(line) > maxHint {
+		line = strings.ToValidUTF8(line[:maxHint], "") + "…"
+	}
+	return line
+}

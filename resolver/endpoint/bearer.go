@@ -1,0 +1,167 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/core/remotes/docker/auth"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
+
+	"github.com/berth-edge/berth/resolver/credential"
+)
+
+func (a *Authorizer) authorizeBearer(ctx context.Context, req *http.Request, c auth.Challenge) error {
+	value, err := a.token(ctx, c)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+value)
+	return nil
+}
+
+func (a *Authorizer) learnBearer(ctx context.Context, c auth.Challenge, req *http.Request) error {
+	if err := a.endpoint.checkRealm(c.Parameters["realm"]); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	// Only the token that was refused: another pull may have replaced it meanwhile.
+	if value, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer "); ok {
+		own := credential.Credential{Username: credential.RegistryToken, Password: credential.Secret(value)}
+		a.endpoint.trials.note(sent{own, c.Parameters["realm"]}, a.image(ctx))
+		for key, t := range a.tokens {
+			if t.value == value {
+				delete(a.tokens, key)
+			}
+		}
+	}
+	a.learn(ctx, learned{Challenge: c})
+	return nil
+}
+
+// token returns a token for the scopes of ctx: one that is still good, or a new one, fetched once for all who wait.
+func (a *Authorizer) token(ctx context.Context, c auth.Challenge) (string, error) {
+	options := auth.TokenOptions{
+		Realm:   c.Parameters["realm"],
+		Service: c.Parameters["service"],
+		Scopes:  docker.GetTokenScopes(ctx, strings.Fields(c.Parameters["scope"])),
+	}
+	key := strings.Join(append([]string{options.Realm, options.Service}, options.Scopes...), " ")
+	a.mu.Lock()
+	t, ok := a.tokens[key]
+	a.mu.Unlock()
+	if ok && time.Now().Before(t.expires) {
+		return t.value, nil
+	}
+	fetched := a.fetches.DoChan(key, func() (_ any, err error) {
+		defer func() { // it runs in a goroutine of its own, in which a panic would end containerd
+			if r := recover(); r != nil {
+				err = fmt.Errorf("fetch token: panic: %v", r)
+			}
+		}()
+		return a.fetch(context.WithoutCancel(ctx), key, options) // the first who asks may give up while others wait
+	})
+	select {
+	case <-ctx.Done():
+		return "", ctx.Err()
+	case r := <-fetched:
+		if r.Err != nil {
+			return "", r.Err
+		}
+		return r.Val.(string), nil
+	}
+}
+
+func (a *Authorizer) fetch(ctx context.Context, key string, options auth.TokenOptions) (string, error) {
+	cred, err := a.credential(ctx, options.Realm)
+	if err != nil {
+		return "", err
+	}
+	t, err := a.fetchAs(ctx, cred, options)
+	if !cred.IsZero() && errors.Is(err, docker.ErrInvalidAuthorization) {
+		fresh, ferr := a.credential(ctx, options.Realm)
+		switch {
+		case errors.Is(ferr, credential.ErrUnavailable):
+			return "", ferr
+		case ferr == nil:
+			t, err = a.fetchAs(ctx, fresh, options)
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	a.remember(key, t)
+	return t.value, nil
+}
+
+// fetchAs fetches a token for one credential.
+func (a *Authorizer) fetchAs(ctx context.Context, cred credential.Credential, options auth.TokenOptions) (token, error) {
+	if cred.Username == credential.RegistryToken {
+		return newToken(cred.Password.Reveal(), 0), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, tokenTimeout) // a helper has a limit of its own
+	defer cancel()
+	options.Secret = cred.Password.Reveal()
+	if cred.Username != credential.IdentityToken {
+		options.Username = cred.Username
+	}
+	end := func(verdict) {}
+	if !cred.IsZero() {
+		var err error
+		if end, err = a.endpoint.trials.begin(ctx, sent{cred, options.Realm}, a.image(ctx)); err != nil {
+			return token{}, err
+		}
+	}
+	t, err := a.endpoint.fetchToken(ctx, options, a)
+	var status remoteerrors.ErrUnexpectedStatus
+	switch {
+	case err == nil:
+		end(taken)
+		return t, nil
+	case errors.As(err, &status) && status.StatusCode == http.StatusUnauthorized:
+		end(wrong)
+	case errors.As(err, &status) && status.StatusCode == http.StatusForbidden:
+		end(notForThis) // or wrong: some servers have one answer for both
+	default:
+		end(noVerdict)
+	}
+	return token{}, a.explain(options.Realm, err)
+}
+
+// remember keeps a token for the pulls to come.
+func (a *Authorizer) remember(key string, t token) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	for k, old := range a.tokens {
+		if now.After(old.expires) {
+			delete(a.tokens, k)
+		}
+	}
+	if len(a.tokens) >= maxTokens {
+		clear(a.tokens) // one more request for each that is still asked for
+	}
+	a.tokens[key] = t
+}
+
+// explain names the realm, and says "unauthorized" where the credential was refused.
+func (a *Authorizer) explain(realm string, err error) error {
+	where := "fetch token"
+	if u, perr := url.Parse(realm); perr == nil {
+		where = "fetch token from " + u.Host
+	}
+	var status remoteerrors.ErrUnexpectedStatus
+	if errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden) {
+		return fmt.Errorf("%s: unauthorized (%s): %w", where, status.Status, docker.ErrInvalidAuthorization)
+	}
+	return fmt.Errorf("%s: %w", where, withoutURL(err))
+}

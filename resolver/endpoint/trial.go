@@ -1,0 +1,173 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package endpoint
+
+import (
+	"context"
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+
+	"github.com/berth-edge/berth/resolver/credential"
+)
+
+const (
+	// refusedFor is how long a credential that was refused is not sent again: accounts are locked after a few attempts, and
+	// every pod of a node tries again by itself.
+	refusedFor = 5 * time.Second
+	// maxTrials bounds what is remembered.
+	maxTrials = 1024
+	// fullTrust is how many repositories may refuse a credential that others took before it is taken to be wrong itself.
+	fullTrust = 3
+)
+
+// verdict is what an attempt said of a credential.
+type verdict int
+
+const (
+	noVerdict  verdict = iota // the registry could not be asked, or said something else
+	taken                     // it is right
+	wrong                     // it was refused
+	notForThis                // it is right, and not enough for the repository
+)
+
+// trials remember which credentials a registry took and which it refused. One that it has not taken yet is sent by one
+// request at a time, so that a wrong one is sent once however many pulls there are, and then not again for refusedFor.
+// What is remembered of a credential is a hash.
+type trials struct {
+	host string
+	seed maphash.Seed
+
+	mu      sync.Mutex
+	trust   map[uint64]int
+	refused map[place]time.Time
+	running map[uint64]chan struct{}
+}
+
+// sent is a credential and the token server that it is sent to, "" for the registry itself. What one refuses another may
+// take.
+type sent struct {
+	credential.Credential
+	realm string
+}
+
+// place is where something sent was refused: for an image, or, if that is "", for all.
+type place struct {
+	sent  uint64
+	image string
+}
+
+func newTrials(host string) *trials {
+	return &trials{host: host, seed: maphash.MakeSeed(), trust: map[uint64]int{}, refused: map[place]time.Time{}, running: map[uint64]chan struct{}{}}
+}
+
+// refusedError says that a credential is not sent, since it was refused a moment ago.
+type refusedError struct {
+	host string
+	ago  time.Duration
+}
+
+func (e *refusedError) Error() string {
+	return fmt.Sprintf("%s: unauthorized: the credential was refused %s ago; it is sent again in %s, or when it changes: %v",
+		e.host, e.ago.Round(time.Second), (refusedFor - e.ago).Round(time.Second), docker.ErrInvalidAuthorization)
+}
+
+func (*refusedError) Unwrap() error { return docker.ErrInvalidAuthorization }
+
+// check returns an error if s was refused a moment ago.
+func (t *trials) check(s sent, image string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.checkLocked(maphash.Comparable(t.seed, s), image)
+}
+
+func (t *trials) checkLocked(hash uint64, image string) error {
+	for _, p := range []place{{hash, ""}, {hash, image}} {
+		if at, ok := t.refused[p]; ok && time.Since(at) < refusedFor {
+			return &refusedError{t.host, time.Since(at)}
+		}
+	}
+	return nil
+}
+
+// begin waits until s may be sent. End must be called with what came of it. A trial that takes long, or says nothing, is not
+// waited for any longer: a registry that hangs would be asked by one pull after another.
+func (t *trials) begin(ctx context.Context, s sent, image string) (end func(verdict), err error) {
+	hash := maphash.Comparable(t.seed, s)
+	patience := time.NewTimer(refusedFor)
+	defer patience.Stop()
+	for waited := false; ; waited = true {
+		own, other, err := t.join(hash, image)
+		if err != nil {
+			return nil, err
+		}
+		if other == nil || waited {
+			return func(v verdict) { t.end(hash, image, v, own) }, nil
+		}
+		select {
+		case <-other:
+		case <-patience.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// join returns the trial of the caller's own, another's that is to be waited for, or neither if there is no need of one.
+func (t *trials) join(hash uint64, image string) (own, other chan struct{}, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.checkLocked(hash, image); err != nil || t.trust[hash] == fullTrust {
+		return nil, nil, err
+	}
+	if other, busy := t.running[hash]; busy {
+		return nil, other, nil
+	}
+	own = make(chan struct{})
+	t.running[hash] = own
+	return own, nil, nil
+}
+
+func (t *trials) end(hash uint64, image string, v verdict, own chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if own != nil {
+		delete(t.running, hash)
+		close(own)
+	}
+	if len(t.trust) >= maxTrials {
+		clear(t.trust)
+	}
+	for p, at := range t.refused {
+		if time.Since(at) >= refusedFor {
+			delete(t.refused, p)
+		}
+	}
+	if len(t.refused) >= maxTrials {
+		clear(t.refused)
+	}
+	switch v {
+	case taken:
+		t.trust[hash] = fullTrust
+		delete(t.refused, place{hash, ""})
+		delete(t.refused, place{hash, image})
+	case wrong:
+		if t.trust[hash] == 0 {
+			image = "" // no repository took it
+		}
+		t.trust[hash] = max(t.trust[hash]-1, 0)
+		t.refused[place{hash, image}] = time.Now()
+	case notForThis:
+		t.refused[place{hash, image}] = time.Now()
+	case noVerdict:
+	}
+}
+
+// note remembers that s was refused, for a token that may be one for the registry itself.
+func (t *trials) note(s sent, image string) {
+	t.end(maphash.Comparable(t.seed, s), image, notForThis, nil)
+}
