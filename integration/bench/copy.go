@@ -184,7 +184,7 @@ func (c *cluster) benchBundle(tb testing.TB, t *table, rounds int) {
 				c.hash(tb)
 			}
 			wall[i] = append(wall[i], time.Since(start).Seconds())
-			os.Remove(path)
+			_ = os.Remove(path)
 		}
 	}
 	t.row(fmt.Sprintf("bundle of %d images (stock: bytes read and hashed)", copyImages), "s", wall)
