@@ -31,7 +31,7 @@ func TestFailClosed(t *testing.T) {
 		{"unknown key", good + "\nusrname = \"x\"\n", `: registries[0].usrname: unknown key; did you mean "username"?`},
 		{"type", "rules = 3\n", "registry.toml:1: rules: is a number; want an array of tables"},
 		{"two mistakes", "[[rules]]\nfrom = \"a.*.b\"\nto = [\"\"]\n", "registry.toml:3: rules[0].to: "},
-		{"certificate", "[[registries]]\ndomain = \"r.test\"\ncertificates = [\"/absent.pem\"]\n", "registry.toml:3: registries[0].certificates[0]: stat /absent.pem"},
+		{"certificate", "[[registries]]\ndomain = \"r.test\"\ncertificates = [\"/absent.pem\"]\n", "registry.toml:3: registries[0].certificates[0]: /absent.pem: cannot be read: no such file or directory"},
 		{"directory", "DIRECTORY", "registry.toml: is a directory; want a file"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -68,8 +68,7 @@ func TestPlainHTTP(t *testing.T) {
 		t.Errorf("got metrics\n%s\nwant no insecure registry", grep(got, "berth_registry_insecure"))
 	}
 
-	n.configure(t, "registry.toml", config(true))
-	n.Restart(t, nil)
+	n.Restart(t, func(*daemon.Options) { n.configure(t, "registry.toml", config(true)) })
 	before := plain.Log.Counts().Conns
 	for _, ref := range []string{"plain.test/a:1", "plain.test/b:1"} {
 		if err := pullCtr(t, n.Daemon, ref); err != nil {
