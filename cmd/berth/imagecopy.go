@@ -59,12 +59,16 @@ func copyImages(ctx context.Context, cmd *cli.Command) error {
 		opts.From = from
 	}
 	w := cmd.Root().Writer
-	lines := &copyLines{w: w, refs: refs, quiet: isQuiet(cmd), done: map[int]mirror.Copied{}}
+	progress := newCopyProgress(w, output == "json" || isQuiet(cmd))
+	opts.Progress = progress.show
+	lines := &copyLines{w: progress.above(w), refs: refs, quiet: isQuiet(cmd), done: map[int]mirror.Copied{}}
 	copied := m.Copy(ctx, refs, opts, func(i int, c mirror.Copied) {
+		progress.done(refs[i])
 		if output == "text" {
 			lines.print(i, c)
 		}
 	})
+	progress.end()
 	failed := 0
 	for _, c := range copied {
 		if c.Err != nil {

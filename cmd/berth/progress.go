@@ -22,19 +22,30 @@ type progress struct {
 	last time.Time
 }
 
-// newProgress draws nothing if hidden is set either, or where the environment asks for a terminal without extras
-// (https://no-color.org).
-func newProgress(w io.Writer, hidden bool) *progress {
+// newBars returns what draws bars, nil where there is no terminal, if hidden is set, or where the environment asks for a
+// terminal without extras (https://no-color.org).
+func newBars(w io.Writer, hidden bool) *mpb.Progress {
 	f, ok := w.(*os.File)
 	if hidden || !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" || !term.IsTerminal(int(f.Fd())) {
-		return &progress{}
+		return nil
 	}
-	p := &progress{bars: mpb.New(mpb.WithOutput(w), mpb.WithWidth(60)), last: time.Now()}
-	p.bar = p.bars.AddBar(0,
+	return mpb.New(mpb.WithOutput(w), mpb.WithWidth(60))
+}
+
+// bytesBar adds a bar of bytes, with their speed and the time that is left.
+func bytesBar(bars *mpb.Progress, name string, options ...mpb.BarOption) *mpb.Bar {
+	return bars.AddBar(0, append([]mpb.BarOption{
 		mpb.BarRemoveOnComplete(),
-		mpb.PrependDecorators(decor.Name("loading "), decor.CountersKibiByte("% .1f / % .1f")),
+		mpb.PrependDecorators(decor.Name(name+" "), decor.CountersKibiByte("% .1f / % .1f")),
 		mpb.AppendDecorators(decor.EwmaSpeed(decor.SizeB1024(0), "% .1f", 10), decor.Name(" "), decor.EwmaETA(decor.ET_STYLE_GO, 10)),
-	)
+	}, options...)...)
+}
+
+func newProgress(w io.Writer, hidden bool) *progress {
+	p := &progress{bars: newBars(w, hidden), last: time.Now()}
+	if p.bars != nil {
+		p.bar = bytesBar(p.bars, "loading")
+	}
 	return p
 }
 

@@ -46,7 +46,7 @@ type Layout interface {
 // Bundle writes images into a layout, with the manifests that they have at their source, so that digests stay what they are.
 // Each is read from the first target of its route that has it. With a platform, the blobs of others are left out; their
 // manifests stay named in the index. Nothing is written if an image is not to be had.
-func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, platform *ocispec.Platform, progress func(ref string, read int64)) ([]Bundled, error) {
+func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, platform *ocispec.Platform, progress func(Step)) ([]Bundled, error) {
 	bundled := make([]Bundled, len(refs))
 	each(refs, func(i int, ref string) { bundled[i] = m.root(ctx, ref) })
 	if slices.ContainsFunc(bundled, func(b Bundled) bool { return b.Err != nil }) {

@@ -37,8 +37,15 @@ type CopyOptions struct {
 	Platform *ocispec.Platform
 	// Referrers takes along signatures and whatever else refers to the image.
 	Referrers bool
-	// Progress is told of bytes as they are sent. It may be nil.
-	Progress func(ref string, sent int64)
+	// Progress is told of bytes that are to be sent and of those that are, by several goroutines. It may be nil.
+	Progress func(Step)
+}
+
+// Step is a part of a copy, in bytes.
+type Step struct {
+	Ref string
+	// Planned are those that were found to be missing; Sent those that were sent.
+	Planned, Sent int64
 }
 
 // Copied is how the copy of one image ended.
@@ -194,6 +201,14 @@ func (t *transfer) source(named reference.Named) (oras.ReadOnlyTarget, error) {
 	return repo, nil
 }
 
+// tell says how far the copy is.
+func (t *transfer) tell(step Step) {
+	if t.opts.Progress != nil {
+		step.Ref = t.ref
+		t.opts.Progress(step)
+	}
+}
+
 // nameAt is how the source is asked for the image.
 func (t *transfer) nameAt(named reference.Named, name string) string {
 	if t.opts.From != nil {
@@ -312,8 +327,6 @@ type counted struct {
 func (c *counted) Read(p []byte) (int, error) {
 	n, err := c.verified.Read(p)
 	c.t.sent.Add(int64(n))
-	if c.t.opts.Progress != nil {
-		c.t.opts.Progress(c.t.ref, int64(n))
-	}
+	c.t.tell(Step{Sent: int64(n)})
 	return n, err
 }

@@ -76,8 +76,11 @@ func (t *transfer) look(ctx context.Context, c Copied) {
 func (t *transfer) lookBelow(ctx context.Context, src content.Fetcher, desc ocispec.Descriptor,
 	successors func(context.Context, content.Fetcher, ocispec.Descriptor) ([]ocispec.Descriptor, error)) {
 	if !images.IsIndexType(desc.MediaType) && !images.IsManifestType(desc.MediaType) {
+		b := blob{t.domain, desc.Digest}
 		if has, err := t.dst.Exists(ctx, desc); err == nil && has {
-			t.m.uploads.done(blob{t.domain, desc.Digest}, t.dst.Reference.Repository)
+			t.m.uploads.done(b, t.dst.Reference.Repository)
+		} else if t.m.uploads.plan(b) {
+			t.tell(Step{Planned: desc.Size})
 		}
 		return
 	}

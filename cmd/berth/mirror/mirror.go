@@ -34,6 +34,6 @@ func New(routes *resolver.Routes, platform ocispec.Platform) *Mirror {
 	return &Mirror{
 		routes: routes, platform: platforms.Only(platform), wanted: platforms.Format(platform),
 		unconfigured: map[string]*endpoint.Endpoint{},
-		uploads:      uploads{has: map[blob]string{}, busy: map[blob]chan struct{}{}},
+		uploads:      uploads{has: map[blob]string{}, busy: map[blob]chan struct{}{}, seen: map[blob]bool{}},
 	}
 }

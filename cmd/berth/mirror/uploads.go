@@ -16,6 +16,18 @@ type uploads struct {
 	mu   sync.Mutex
 	has  map[blob]string        // a repository that has it
 	busy map[blob]chan struct{} // closed when an upload has ended
+	seen map[blob]bool          // planned to be sent
+}
+
+// plan reports whether a blob is the first of its digest to be sent.
+func (u *uploads) plan(b blob) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if _, ok := u.has[b]; ok || u.seen[b] {
+		return false
+	}
+	u.seen[b] = true
+	return true
 }
 
 // blob is one blob of one registry, by the domain that its credential is for.
