@@ -45,15 +45,7 @@ func writeBundle(ctx context.Context, cmd *cli.Command) error {
 	case out == "":
 		return usageError{errors.New("bundle wants --out FILE")}
 	}
-	output, err := outputOf(cmd)
-	if err != nil {
-		return err
-	}
-	refs, err := wantedImages(cmd)
-	if err != nil {
-		return err
-	}
-	m, err := newMirror(ctx, cmd)
+	output, refs, m, err := imageCommand(ctx, cmd)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"sync"
 
 	"github.com/urfave/cli/v3"
 
@@ -31,20 +30,11 @@ func imageCheckCommand() *cli.Command {
 }
 
 func checkImages(ctx context.Context, cmd *cli.Command) error {
-	output, err := outputOf(cmd)
+	output, refs, m, err := imageCommand(ctx, cmd)
 	if err != nil {
 		return err
 	}
-	refs, err := wantedImages(cmd)
-	if err != nil {
-		return err
-	}
-	m, err := newMirror(ctx, cmd)
-	if err != nil {
-		return err
-	}
-	found := make([]mirror.Found, len(refs))
-	atOnce(refs, func(i int, ref string) { found[i] = m.Check(ctx, ref) })
+	found := m.Check(ctx, refs)
 	missing := 0
 	for _, f := range found {
 		if f.Target == nil {
@@ -61,21 +51,6 @@ func checkImages(ctx context.Context, cmd *cli.Command) error {
 		err = errFault
 	}
 	return err
-}
-
-// atOnce calls f for every reference, several at once.
-func atOnce(refs []string, f func(i int, ref string)) {
-	const most = 8
-	var working sync.WaitGroup
-	free := make(chan struct{}, most)
-	for i, ref := range refs {
-		free <- struct{}{}
-		working.Go(func() {
-			defer func() { <-free }()
-			f(i, ref)
-		})
-	}
-	working.Wait()
 }
 
 func printChecked(w io.Writer, refs []string, found []mirror.Found, missing int, quiet bool) {

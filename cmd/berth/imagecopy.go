@@ -34,15 +34,7 @@ func copyCommand() *cli.Command {
 }
 
 func copyImages(ctx context.Context, cmd *cli.Command) error {
-	output, err := outputOf(cmd)
-	if err != nil {
-		return err
-	}
-	refs, err := wantedImages(cmd)
-	if err != nil {
-		return err
-	}
-	m, err := newMirror(ctx, cmd)
+	output, refs, m, err := imageCommand(ctx, cmd)
 	if err != nil {
 		return err
 	}

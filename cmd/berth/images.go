@@ -35,6 +35,19 @@ func platformOf(cmd *cli.Command) (platform ocispec.Platform, given bool, err er
 	return platform, true, nil
 }
 
+// imageCommand returns what a command that goes to registries is given: its output, the images it is about, and the mirror of
+// its configuration.
+func imageCommand(ctx context.Context, cmd *cli.Command) (output string, refs []string, m *mirror.Mirror, err error) {
+	if output, err = outputOf(cmd); err != nil {
+		return "", nil, nil, err
+	}
+	if refs, err = wantedImages(cmd); err != nil {
+		return "", nil, nil, err
+	}
+	m, err = newMirror(ctx, cmd)
+	return output, refs, m, err
+}
+
 // newMirror reads the configuration that a command is given.
 func newMirror(ctx context.Context, cmd *cli.Command) (*mirror.Mirror, error) {
 	platform, _, err := platformOf(cmd)

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/platforms"
@@ -117,19 +116,4 @@ func only(platform platforms.MatchComparer) func(context.Context, content.Fetche
 		}
 		return []ocispec.Descriptor{*best}, nil
 	}
-}
-
-// each calls f for every reference, a few at once.
-func each(refs []string, f func(i int, ref string)) {
-	const atOnce = 8
-	var working sync.WaitGroup
-	free := make(chan struct{}, atOnce)
-	for i, ref := range refs {
-		free <- struct{}{}
-		working.Go(func() {
-			defer func() { <-free }()
-			f(i, ref)
-		})
-	}
-	working.Wait()
 }

@@ -36,9 +36,15 @@ type Found struct {
 	Failures []Failure
 }
 
-// Check looks for an image along its route. The registry that the reference names counts only if the rules leave the image
-// to it alone: one that stands behind others is there for a time in which they do not have it.
-func (m *Mirror) Check(ctx context.Context, ref string) Found {
+// Check looks for images along their routes. The registry that a reference names counts only if the rules leave the image to
+// it alone: one that stands behind others is there for a time in which they do not have it.
+func (m *Mirror) Check(ctx context.Context, refs []string) []Found {
+	found := make([]Found, len(refs))
+	each(refs, func(i int, ref string) { found[i] = m.check(ctx, ref) })
+	return found
+}
+
+func (m *Mirror) check(ctx context.Context, ref string) Found {
 	found := Found{Route: m.routes.Route(ctx, ref)}
 	targets := found.Route.Targets
 	for i, target := range targets {

@@ -37,3 +37,18 @@ func New(routes *resolver.Routes, platform ocispec.Platform) *Mirror {
 		uploads:      uploads{has: map[blob]string{}, busy: map[blob]chan struct{}{}, seen: map[blob]bool{}},
 	}
 }
+
+// each calls f for every reference, several at once.
+func each(refs []string, f func(i int, ref string)) {
+	const atOnce = 8
+	var working sync.WaitGroup
+	free := make(chan struct{}, atOnce)
+	for i, ref := range refs {
+		free <- struct{}{}
+		working.Go(func() {
+			defer func() { <-free }()
+			f(i, ref)
+		})
+	}
+	working.Wait()
+}
