@@ -10,6 +10,7 @@ package daemon
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -103,12 +104,9 @@ func New(tb testing.TB, opts Options) *Daemon {
 		d.Root = filepath.Join(dir, "root")
 	}
 	tb.Cleanup(func() { d.cleanup(tb) })
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
+	if d.metrics, err = freeAddress(); err != nil {
 		tb.Fatal(err)
 	}
-	d.metrics = l.Addr().String()
-	_ = l.Close()
 	// What containerd does not make itself.
 	for _, sub := range []string{"temp", "fifo", "verifiers", "cni/bin", "cni/net.d"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
@@ -116,6 +114,20 @@ func New(tb testing.TB, opts Options) *Daemon {
 		}
 	}
 	return d
+}
+
+// freeAddress returns an address of loopback at which nobody listens. Its port lies below those that Linux gives to whoever asks
+// for any, who would take it while the daemon is down between two starts.
+func freeAddress() (string, error) {
+	const first, ports, tries = 10_000, 20_000, 100
+	var err error
+	for range tries {
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", first+rand.IntN(ports))); err == nil {
+			return l.Addr().String(), l.Close()
+		}
+	}
+	return "", fmt.Errorf("find a free port: %w", err)
 }
 
 // Run starts the daemon and waits until it serves. Its error is that of a daemon that ended, of one that does not
