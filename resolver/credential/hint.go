@@ -22,8 +22,8 @@ var (
 )
 
 // printableHint returns the first line of what a helper wrote to its standard error, made fit for an error: without what it
-// wrote to its standard output too (where the secret is), without values of its environment, and without words that may be
-// a secret because they log in to an address, because of what stands before them, or because they are long, or of letters and digits.
+// wrote to its standard output too (where the secret is), without values of its environment and logins of addresses, and
+// without words that may be a secret because of what stands before them, or because they are long, or of letters and digits.
 func printableHint(stderr, stdout string, env []string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(stderr), "\n")
 	for _, said := range word.FindAllString(stdout, -1) {

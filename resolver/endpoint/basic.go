@@ -105,11 +105,11 @@ func (a *Authorizer) begin(req *http.Request) (_ *http.Request, end func(*http.R
 	return req, func(resp *http.Response) { done(a.endpoint.verdictOf(resp)) }, nil
 }
 
-// verdictOf reads what an answer says of the password that was sent for it. Nil is no answer.
+// verdictOf reads what an answer says of the password that was sent for it. Nil is none.
 func (e *Endpoint) verdictOf(resp *http.Response) verdict {
 	switch {
 	case resp == nil:
-		return noVerdict
+		return noAnswer
 	case !e.isOwn(resp.Request.URL):
 		return taken // and redirected to where it does not go along
 	case resp.StatusCode == http.StatusUnauthorized:

@@ -275,6 +275,52 @@ func TestWrongPasswordInAStorm(t *testing.T) {
 	}
 }
 
+// C13: a registry that says nothing of a wrong password, as it has too much to do, is not sent it by all who wait.
+func TestWrongPasswordWhereTheRegistryIsBusy(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("busy", 1<<10)
+	authority := registrytest.NewAuthority(t)
+	tokens := registrytest.NewTokens(user, "canary-right")
+	var asked, refused atomic.Int32
+	busy := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _, ok := r.BasicAuth()
+			if ok && asked.Add(1) <= 2 {
+				time.Sleep(100 * time.Millisecond) // so that the others wait
+				registrytest.Fail(w, http.StatusBadGateway, "UNAVAILABLE", "busy")
+				return
+			}
+			if ok {
+				refused.Add(1)
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+	realm := registrytest.Serve(t, authority.Server(t), busy(tokens))
+	tokens.Realm = realm.URL + "/token"
+	registry := registrytest.Registry{Image: image}
+	for name, handler := range map[string]http.Handler{
+		"basic": busy(registrytest.Basic(user, "canary-right", registry)), "bearer": tokens.Protect(registry),
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked.Store(0)
+			refused.Store(0)
+			server := registrytest.Serve(t, authority.Server(t), handler)
+			k := &rotating{}
+			k.set("canary-wrong")
+			e := newEndpoint(t, server.Host, k, trusting(authority))
+			var pulls sync.WaitGroup
+			for i := range 50 {
+				pulls.Go(func() { _ = pull(t.Context(), e, fmt.Sprint("app", i), image) })
+			}
+			pulls.Wait()
+			if got := refused.Load(); got != 1 {
+				t.Errorf("got %d attempts that a wrong password was refused for, want 1", got)
+			}
+		})
+	}
+}
+
 // Pulls do not wait for one another where a registry hangs that has not taken the credential yet.
 func TestTrialOfARegistryThatHangs(t *testing.T) {
 	t.Parallel()
