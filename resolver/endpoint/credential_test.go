@@ -321,6 +321,40 @@ func TestWrongPasswordWhereTheRegistryIsBusy(t *testing.T) {
 	}
 }
 
+// C13: a pull that is given up while it tries a wrong password does not make all send it that wait for it.
+func TestTrialIsGivenUp(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("given-up", 1<<10)
+	authority := registrytest.NewAuthority(t)
+	var asked atomic.Int32
+	first, giveUp := context.WithCancel(t.Context())
+	registry := registrytest.Basic(user, "canary-right", registrytest.Registry{Image: image})
+	server := registrytest.Serve(t, authority.Server(t), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, _, ok := r.BasicAuth(); ok && asked.Add(1) == 1 {
+			time.Sleep(200 * time.Millisecond) // so that the others wait
+			giveUp()
+			<-r.Context().Done()
+			return
+		}
+		registry.ServeHTTP(w, r)
+	}))
+	k := &rotating{}
+	k.set("canary-wrong")
+	e := newEndpoint(t, server.Host, k, trusting(authority))
+	var pulls sync.WaitGroup
+	pulls.Go(func() { _ = pull(first, e, "first", image) })
+	for asked.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	for i := range 49 {
+		pulls.Go(func() { wantError(t, pull(t.Context(), e, fmt.Sprint("app", i), image), "unauthorized", "authorization failed") })
+	}
+	pulls.Wait()
+	if got := asked.Load() - 1; got != 1 {
+		t.Errorf("got %d attempts after the one that was given up, want 1", got)
+	}
+}
+
 // Pulls do not wait for one another where a registry hangs that has not taken the credential yet.
 func TestTrialOfARegistryThatHangs(t *testing.T) {
 	t.Parallel()

@@ -5,6 +5,7 @@ package endpoint
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"sync"
@@ -113,7 +114,12 @@ func (t *trials) begin(ctx context.Context, s sent, image string) (end func(verd
 			return nil, err
 		}
 		if other == nil || waited {
-			return func(v verdict) { t.end(hash, image, v, own) }, nil
+			return func(v verdict) {
+				if errors.Is(ctx.Err(), context.Canceled) && v == noAnswer {
+					v = noVerdict // the pull was given up, which says nothing of the registry
+				}
+				t.end(hash, image, v, own)
+			}, nil
 		}
 		select {
 		case <-other.done:
