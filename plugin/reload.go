@@ -28,6 +28,9 @@ const (
 	restless = 10 * quiet
 	// patience is how long a pull waits for a change that came before it.
 	patience = quiet + quiet/2
+	// readings is how often files are read at most to have them all as they were at one time: their directory may be switched
+	// between two of them. If they change all the time, the next pull reads them again.
+	readings = 5
 	// lookEvery is how often files are looked at if nothing tells that they changed.
 	lookEvery = 5 * time.Second
 )
@@ -161,7 +164,11 @@ func (r *Resolver) load(ctx context.Context) {
 // registries: a file that is gone may be one that is about to be replaced.
 func read(stanza strict.Stanza, before State) State {
 	s := State{Since: time.Now()}
-	s.Loaded, s.Err = config.Reload(stanza, before.Loaded)
+	for range readings {
+		if s.Loaded, s.Err = config.Reload(stanza, before.Loaded); !s.Loaded.Inputs.Changed() {
+			break
+		}
+	}
 	switch {
 	case s.Err != nil:
 	case before.isGood() && !s.Loaded.Configured():

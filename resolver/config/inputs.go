@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-edge/berth/resolver/permission"
 )
 
 // Inputs are the files that a configuration was made from, as they were when they were read: those of config_path, and the
@@ -21,6 +23,8 @@ import (
 type Inputs struct {
 	files map[string]identity
 	globs map[string][]string // what each pattern matched
+	// unsafe are the files that others can write, or replace, and how: a directory above one may be what is mended.
+	unsafe map[string]string
 }
 
 // identity tells one state of a file from another. Links are followed.
@@ -58,7 +62,19 @@ func (in *Inputs) seeMatches(pattern string, files []string) {
 	in.globs[pattern] = files
 }
 
-// Changed reports whether any of them is another than it was, is gone, or is new.
+// checkWritable returns how others can write a file, and notes it.
+func (in *Inputs) checkWritable(path string) error {
+	err := permission.Writable(path)
+	if err != nil {
+		if in.unsafe == nil {
+			in.unsafe = map[string]string{}
+		}
+		in.unsafe[path] = err.Error()
+	}
+	return err
+}
+
+// Changed reports whether any of them is another than it was, is gone, is new, or was unsafe and is not, or otherwise.
 func (in Inputs) Changed() bool {
 	for path, was := range in.files {
 		if identify(path) != was {
@@ -67,6 +83,11 @@ func (in Inputs) Changed() bool {
 	}
 	for pattern, were := range in.globs {
 		if files, _ := glob(pattern); !slices.Equal(files, were) {
+			return true
+		}
+	}
+	for path, was := range in.unsafe {
+		if err := permission.Writable(path); err == nil || err.Error() != was {
 			return true
 		}
 	}

@@ -23,7 +23,7 @@ func (l *loader) checkWritable(path string) error {
 	if !l.inForce {
 		return nil
 	}
-	return withoutPath(path, permission.Writable(path))
+	return withoutPath(path, l.loaded.Inputs.checkWritable(path))
 }
 
 // inline notes that the table's own file holds a secret.
@@ -41,8 +41,10 @@ func (l *loader) checkSecrets() {
 			continue
 		}
 		seen[s.path] = true
-		if err := permission.Writable(s.path); err != nil && l.inForce && s.path != s.table.File() {
-			s.table.Problem(s.key, "%v", err)
+		if l.inForce && s.path != s.table.File() {
+			if err := l.loaded.Inputs.checkWritable(s.path); err != nil {
+				s.table.Problem(s.key, "%v", err)
+			}
 		}
 		if err := permission.Readable(s.path); err != nil && l.strict {
 			s.table.Problem(s.key, "%v", err)

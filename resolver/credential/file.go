@@ -46,6 +46,10 @@ func newFile[T any](key, path string, max int64, strict bool, parse func([]byte)
 	return &file[T]{key: key, path: path, max: max, strict: strict, parse: parse}
 }
 
+// looks is how often a file is looked for that is absent: where a link above it is switched and what it led to is deleted, as
+// kubelet does, one look may find the old target gone.
+const looks = 5
+
 // stamp tells one state of a file from another.
 type stamp struct {
 	dev, inode   uint64
@@ -99,8 +103,13 @@ func (f *file[T]) permitted() (warning, err error) {
 
 // check reads the file as read does, once, and returns what would be warned of and what would fail.
 func (f *file[T]) check() (warning, err error) {
-	if warning, err = f.permitted(); err == nil {
-		err = f.refresh()
+	for range looks {
+		if warning, err = f.permitted(); err == nil {
+			err = f.refresh()
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			break
+		}
 	}
 	var path *os.PathError
 	if errors.As(err, &path) && errors.Is(err, os.ErrNotExist) {

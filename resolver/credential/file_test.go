@@ -97,6 +97,61 @@ func TestFileChanges(t *testing.T) {
 	}
 }
 
+// H4: a file of which kubelet switches the directory is whole at every moment: the first read does not fail for what went
+// between looking at a link and at what it leads to.
+func TestFirstReadWhileALinkIsSwitched(t *testing.T) {
+	for _, kind := range both {
+		t.Run(kind.key, func(t *testing.T) {
+			dir := t.TempDir()
+			version := func(i int) string { return filepath.Join(dir, fmt.Sprint("..", i)) }
+			switchTo := func(i int) error {
+				if err := os.Mkdir(version(i), 0o700); err != nil {
+					return err
+				}
+				if err := os.WriteFile(version(i)+"/secret", []byte(kind.text("hunter2")), 0o600); err != nil {
+					return err
+				}
+				if err := os.Symlink(filepath.Base(version(i)), dir+"/..tmp"); err != nil {
+					return err
+				}
+				if err := os.Rename(dir+"/..tmp", dir+"/..data"); err != nil {
+					return err
+				}
+				return os.RemoveAll(version(i - 1))
+			}
+			if err := switchTo(1); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink("..data/secret", dir+"/secret"); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error)
+			go func() {
+				var err error
+				for i := 2; i < 3000 && err == nil; i++ {
+					err = switchTo(i)
+				}
+				done <- err
+			}()
+			for {
+				select {
+				case err := <-done:
+					if err != nil {
+						t.Error(err)
+					}
+					return
+				default:
+				}
+				if c, err := kind.source(dir+"/secret").Keychain().Credential(t.Context(), "reg.test/app", credential.Credential{}); err != nil || shown(c) != "u:hunter2" {
+					t.Errorf("got %s, %v, want u:hunter2", shown(c), err)
+					<-done
+					return
+				}
+			}
+		})
+	}
+}
+
 // SEC-09: a file that others can write is not used, one that they can read is warned of, or refused under strict
 // permissions.
 func TestFilePermissions(t *testing.T) {

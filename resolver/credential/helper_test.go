@@ -217,6 +217,7 @@ func TestHelperFails(t *testing.T) {
 		{"by its name", "", "cannot log in: password=hunter2", "cannot log in: password=***"},
 		{"by a name and a space", "", "wrong password hunter2", "wrong password ***"},
 		{"looking like one", "", "cannot use hunter2", "cannot use ***"},
+		{"in the address of a proxy", "", "proxyconnect http://user:hunter@proxy:3128: refused", "proxyconnect http://***@proxy:3128: refused"},
 		{"a reason", "", "AccessDeniedException: not authorized to perform: ecr:GetAuthorizationToken\nmore", "AccessDeniedException: not authorized to perform: ecr:GetAuthorizationToken"},
 		{"stdout alone", "no such hunter2", "", "exit status 1"},
 		{"D10 no server", "no credentials server URL\n", "", `it says "no credentials server URL" for reg.test`},

@@ -14,14 +14,16 @@ const maxHint = 200
 var (
 	// secretPairs are what follows the name of a secret.
 	secretPairs = regexp.MustCompile(`(?i)((?:pass|passwd|password|secret|token|key|auth|authorization|credentials?)["']?\s*[:=]\s*|(?:passwd|password|secret|token|bearer|basic)\s+)\S+`)
+	// login is the user and the password in an address: that of a proxy comes from the environment.
+	login = regexp.MustCompile(`://[^\s/@]*@`)
 	// opaque are long words such as base64 or hexadecimal digits are.
 	opaque = regexp.MustCompile(`[A-Za-z0-9+/=_-]{32,}`)
 	word   = regexp.MustCompile(`[^\s"',:;{}\[\]()=]{4,}`)
 )
 
 // printableHint returns the first line of what a helper wrote to its standard error, made fit for an error: without what it
-// wrote to its standard output too (where the secret is), without values of its environment, and without words that may be
-// a secret because of what stands before them, or because they are long, or of letters and digits.
+// wrote to its standard output too (where the secret is), without values of its environment and logins of addresses, and
+// without words that may be a secret because of what stands before them, or because they are long, or of letters and digits.
 func printableHint(stderr, stdout string, env []string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(stderr), "\n")
 	for _, said := range word.FindAllString(stdout, -1) {
@@ -32,6 +34,7 @@ func printableHint(stderr, stdout string, env []string) string {
 			line = strings.ReplaceAll(line, value, "***")
 		}
 	}
+	line = login.ReplaceAllString(line, "://***@")
 	line = secretPairs.ReplaceAllString(line, "$1***")
 	line = opaque.ReplaceAllString(line, "***")
 	line = word.ReplaceAllStringFunc(line, func(w string) string {

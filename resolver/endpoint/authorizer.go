@@ -40,6 +40,7 @@ type Authorizer struct {
 type learned struct {
 	auth.Challenge
 	basic credential.Credential // what it gets, if it asks for a password; zero is to be found anew
+	asked time.Time             // when the keychain was asked for basic
 	open  bool                  // it was not asked without a credential, and may be open to all
 }
 
@@ -67,7 +68,7 @@ func (a *Authorizer) Authorize(ctx context.Context, req *http.Request) error {
 	}
 	var err error
 	if challenge.Scheme == auth.BasicAuth {
-		err = a.authorizeBasic(ctx, req, challenge.basic)
+		err = a.authorizeBasic(ctx, req, challenge)
 	} else {
 		err = a.authorizeBearer(ctx, req, challenge.Challenge)
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/auth"
@@ -16,10 +17,16 @@ import (
 	"github.com/berth-edge/berth/resolver/credential"
 )
 
-// authorizeBasic sends a username and a password: those that the repository got before, unless they were refused since. A
-// guess that is refused is followed by a request without any, see learnBasic.
-func (a *Authorizer) authorizeBasic(ctx context.Context, req *http.Request, cred credential.Credential) error {
-	if cred.IsZero() || a.endpoint.trials.check(sent{cred, ""}, a.image(ctx)) != nil {
+// basicFor is how long a password is sent before the keychain is asked again. It knows how long the password is good, and
+// may have another: a registry need not answer 401 to one that has expired (ECR says 403). It is not asked for every request,
+// since the answer of a helper may be one that is not kept.
+const basicFor = 5 * time.Second
+
+// authorizeBasic sends a username and a password: those that the repository got a moment ago, unless they were refused
+// since. A guess that is refused is followed by a request without any, see learnBasic.
+func (a *Authorizer) authorizeBasic(ctx context.Context, req *http.Request, known learned) error {
+	cred := known.basic
+	if cred.IsZero() || time.Since(known.asked) > basicFor || a.endpoint.trials.check(sent{cred, ""}, a.image(ctx)) != nil {
 		fresh, err := a.credential(ctx, "")
 		if err != nil {
 			return err
@@ -27,7 +34,7 @@ func (a *Authorizer) authorizeBasic(ctx context.Context, req *http.Request, cred
 		cred = fresh
 		a.mu.Lock()
 		if l, ok := a.challenges[scopes(ctx)]; ok { // and not a guess
-			l.basic = cred
+			l.basic, l.asked = cred, time.Now()
 			a.challenges[scopes(ctx)] = l
 		}
 		a.mu.Unlock()
@@ -64,7 +71,7 @@ func (a *Authorizer) learnBasic(ctx context.Context, c auth.Challenge, req *http
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.learn(ctx, learned{Challenge: c, basic: cred})
+	a.learn(ctx, learned{Challenge: c, basic: cred, asked: time.Now()})
 	return nil
 }
 
@@ -98,11 +105,11 @@ func (a *Authorizer) begin(req *http.Request) (_ *http.Request, end func(*http.R
 	return req, func(resp *http.Response) { done(a.endpoint.verdictOf(resp)) }, nil
 }
 
-// verdictOf reads what an answer says of the password that was sent for it. Nil is no answer.
+// verdictOf reads what an answer says of the password that was sent for it. Nil is none.
 func (e *Endpoint) verdictOf(resp *http.Response) verdict {
 	switch {
 	case resp == nil:
-		return noVerdict
+		return noAnswer
 	case !e.isOwn(resp.Request.URL):
 		return taken // and redirected to where it does not go along
 	case resp.StatusCode == http.StatusUnauthorized:

@@ -131,8 +131,10 @@ func (a *Authorizer) fetchAs(ctx context.Context, cred credential.Credential, op
 		end(wrong)
 	case errors.As(err, &status) && status.StatusCode == http.StatusForbidden:
 		end(notForThis) // or wrong: some servers have one answer for both
-	default:
+	case errors.As(err, &status):
 		end(noVerdict)
+	default:
+		end(noAnswer)
 	}
 	return token{}, a.explain(options.Realm, err)
 }

@@ -5,13 +5,11 @@ package endpoint_test
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/berth-edge/berth/resolver/credential"
 	"github.com/berth-edge/berth/resolver/registrytest"
@@ -211,91 +209,5 @@ func TestPasswordOfTokensChanges(t *testing.T) {
 	}
 	if got := len(g.realm.Requests()); got != 5 || k.looked != 2 {
 		t.Errorf("got %d requests for tokens and %d looks for a credential, want 5 and 2", got, k.looked)
-	}
-}
-
-// C13: a wrong password is sent once in five seconds, however many pulls there are, and a changed one at once.
-func TestWrongPasswordInAStorm(t *testing.T) {
-	t.Parallel()
-	image := registrytest.NewImage("storm", 1<<10)
-	authority := registrytest.NewAuthority(t)
-	tokens := registrytest.NewTokens(user, "canary-right")
-	realm := registrytest.Serve(t, authority.Server(t), tokens)
-	tokens.Realm = realm.URL + "/token"
-	registry := registrytest.Registry{Image: image}
-	for _, tt := range []struct {
-		name    string
-		handler http.Handler
-		at      func(*registrytest.Server) *registrytest.Server // where the password is sent
-	}{
-		{"basic", registrytest.Basic(user, "canary-right", registry), func(s *registrytest.Server) *registrytest.Server { return s }},
-		{"bearer", tokens.Protect(registry), func(*registrytest.Server) *registrytest.Server { return realm }},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			server := registrytest.Serve(t, authority.Server(t), tt.handler)
-			k := &rotating{}
-			k.set("canary-wrong")
-			e := newEndpoint(t, server.Host, k, trusting(authority))
-			attempts := func() (n int) {
-				for _, r := range tt.at(server).Requests() {
-					if _, p, _ := r.BasicAuth(); p == "canary-wrong" {
-						n++
-					}
-				}
-				return n
-			}
-			storm := func(want int) {
-				t.Helper()
-				var pulls sync.WaitGroup
-				for i := range 50 {
-					pulls.Go(func() {
-						err := pull(t.Context(), e, fmt.Sprintf("app%d", i%10), image)
-						wantError(t, err, "unauthorized", "authorization failed")
-					})
-				}
-				pulls.Wait()
-				if got := attempts(); got != want {
-					t.Errorf("got %d attempts with a wrong password, want %d", got, want)
-				}
-			}
-			storm(1)
-			storm(1)
-			wantError(t, pull(t.Context(), e, "app", image), "unauthorized: the credential was refused ", "it is sent again in ", ", or when it changes")
-			time.Sleep(5100 * time.Millisecond)
-			storm(2)
-			k.set("canary-right")
-			if err := pull(t.Context(), e, "app", image); err != nil {
-				t.Errorf("with the right password: %v", err)
-			}
-			if got := attempts(); got != 2 {
-				t.Errorf("got %d attempts with a wrong password, want 2", got)
-			}
-		})
-	}
-}
-
-// Pulls do not wait for one another where a registry hangs that has not taken the credential yet.
-func TestTrialOfARegistryThatHangs(t *testing.T) {
-	t.Parallel()
-	image := registrytest.NewImage("hangs", 1<<10)
-	authority := registrytest.NewAuthority(t)
-	server := registrytest.Serve(t, authority.Server(t), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Authorization") != "" {
-			<-r.Context().Done()
-		}
-		registrytest.Basic(user, password, registrytest.Registry{Image: image}).ServeHTTP(w, r)
-	}))
-	opts := trusting(authority)
-	opts.StallTimeout = 300 * time.Millisecond
-	e := newEndpoint(t, server.Host, login(), opts)
-	start := time.Now()
-	var pulls sync.WaitGroup
-	for i := range 50 {
-		pulls.Go(func() { wantError(t, pull(t.Context(), e, fmt.Sprint("app", i), image), "stalled") })
-	}
-	pulls.Wait()
-	if took := time.Since(start); took > 6*time.Second {
-		t.Errorf("got the last error after %s, want it after little more than twice 300ms", took)
 	}
 }

@@ -5,6 +5,7 @@ package endpoint
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"sync"
@@ -29,7 +30,8 @@ const (
 type verdict int
 
 const (
-	noVerdict  verdict = iota // the registry could not be asked, or said something else
+	noAnswer   verdict = iota // the registry could not be asked
+	noVerdict                 // it said something else
 	taken                     // it is right
 	wrong                     // it was refused
 	notForThis                // it is right, and not enough for the repository
@@ -45,7 +47,13 @@ type trials struct {
 	mu      sync.Mutex
 	trust   map[uint64]int
 	refused map[place]time.Time
-	running map[uint64]chan struct{}
+	running map[uint64]*trial
+}
+
+// trial is the one request that has a credential which the registry has not taken yet.
+type trial struct {
+	done chan struct{}
+	came verdict // once it is done
 }
 
 // sent is a credential and the token server that it is sent to, "" for the registry itself. What one refuses another may
@@ -62,7 +70,7 @@ type place struct {
 }
 
 func newTrials(host string) *trials {
-	return &trials{host: host, seed: maphash.MakeSeed(), trust: map[uint64]int{}, refused: map[place]time.Time{}, running: map[uint64]chan struct{}{}}
+	return &trials{host: host, seed: maphash.MakeSeed(), trust: map[uint64]int{}, refused: map[place]time.Time{}, running: map[uint64]*trial{}}
 }
 
 // refusedError says that a credential is not sent, since it was refused a moment ago.
@@ -94,23 +102,30 @@ func (t *trials) checkLocked(hash uint64, image string) error {
 	return nil
 }
 
-// begin waits until s may be sent. End must be called with what came of it. A trial that takes long, or says nothing, is not
-// waited for any longer: a registry that hangs would be asked by one pull after another.
+// begin waits until s may be sent. End must be called with what came of it. A trial that takes long, or has no answer, is the
+// last that is waited for: a registry that hangs would be asked by one pull after another.
 func (t *trials) begin(ctx context.Context, s sent, image string) (end func(verdict), err error) {
 	hash := maphash.Comparable(t.seed, s)
 	patience := time.NewTimer(refusedFor)
 	defer patience.Stop()
-	for waited := false; ; waited = true {
+	for waited := false; ; {
 		own, other, err := t.join(hash, image)
 		if err != nil {
 			return nil, err
 		}
 		if other == nil || waited {
-			return func(v verdict) { t.end(hash, image, v, own) }, nil
+			return func(v verdict) {
+				if errors.Is(ctx.Err(), context.Canceled) && v == noAnswer {
+					v = noVerdict // the pull was given up, which says nothing of the registry
+				}
+				t.end(hash, image, v, own)
+			}, nil
 		}
 		select {
-		case <-other:
+		case <-other.done:
+			waited = other.came == noAnswer
 		case <-patience.C:
+			waited = true
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -118,7 +133,7 @@ func (t *trials) begin(ctx context.Context, s sent, image string) (end func(verd
 }
 
 // join returns the trial of the caller's own, another's that is to be waited for, or neither if there is no need of one.
-func (t *trials) join(hash uint64, image string) (own, other chan struct{}, err error) {
+func (t *trials) join(hash uint64, image string) (own, other *trial, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.checkLocked(hash, image); err != nil || t.trust[hash] == fullTrust {
@@ -127,17 +142,18 @@ func (t *trials) join(hash uint64, image string) (own, other chan struct{}, err 
 	if other, busy := t.running[hash]; busy {
 		return nil, other, nil
 	}
-	own = make(chan struct{})
+	own = &trial{done: make(chan struct{})}
 	t.running[hash] = own
 	return own, nil, nil
 }
 
-func (t *trials) end(hash uint64, image string, v verdict, own chan struct{}) {
+func (t *trials) end(hash uint64, image string, v verdict, own *trial) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if own != nil {
 		delete(t.running, hash)
-		close(own)
+		own.came = v
+		close(own.done)
 	}
 	if len(t.trust) >= maxTrials {
 		clear(t.trust)
@@ -163,7 +179,7 @@ func (t *trials) end(hash uint64, image string, v verdict, own chan struct{}) {
 		t.refused[place{hash, image}] = time.Now()
 	case notForThis:
 		t.refused[place{hash, image}] = time.Now()
-	case noVerdict:
+	case noAnswer, noVerdict:
 	}
 }
 

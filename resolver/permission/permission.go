@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 )
 
@@ -22,64 +23,51 @@ const maxLinks = 40
 // Writable returns an error that says how others can write, or replace, the file at path; nil if they cannot. An error of
 // looking at it is returned too, and unwraps to [os.PathError].
 func Writable(path string) error {
-	return writable(path, maxLinks)
-}
-
-func writable(path string, links int) error {
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return err
-	}
-	if err := directories(filepath.Dir(path), links); err != nil {
-		return err
-	}
-	info, err := os.Lstat(path)
-	if err != nil {
-		return err
-	}
-	if info.Mode()&os.ModeSymlink != 0 {
-		target, err := os.Readlink(path)
+	if !filepath.IsAbs(path) { // one that is stays as it is: Abs would take .. behind a link for what is above the link
+		abs, err := filepath.Abs(path)
 		if err != nil {
 			return err
 		}
-		if links == 0 {
+		path = abs
+	}
+	at, rest := "/", strings.Split(path, "/") // the first is empty, and so the root itself
+	for links := 0; len(rest) > 0; {
+		next := filepath.Join(at, rest[0]) // at has no links in it: .. is what the kernel takes it for
+		rest = rest[1:]
+		info, err := os.Lstat(next)
+		if err != nil {
+			return err
+		}
+		if err := check(next, info); err != nil {
+			return err
+		}
+		if info.Mode()&os.ModeSymlink == 0 {
+			at = next
+			continue
+		}
+		target, err := os.Readlink(next)
+		if err != nil {
+			return err
+		}
+		if links++; links > maxLinks {
 			return &os.PathError{Op: "follow", Path: path, Err: syscall.ELOOP}
 		}
-		if !filepath.IsAbs(target) {
-			target = filepath.Join(filepath.Dir(path), target)
+		if filepath.IsAbs(target) {
+			at = "/"
 		}
-		return writable(target, links-1)
+		rest = append(strings.Split(target, "/"), rest...)
 	}
-	return check(path, info)
+	return nil
 }
 
-// directories checks dir and all above it.
-func directories(dir string, links int) error {
-	for {
-		info, err := os.Lstat(dir)
-		if err != nil {
-			return err
-		}
-		if info.Mode()&os.ModeSymlink != 0 {
-			err = writable(dir, links)
-		} else {
-			err = check(dir, info)
-		}
-		if err != nil {
-			return err
-		}
-		if dir == filepath.Dir(dir) {
-			return nil
-		}
-		dir = filepath.Dir(dir)
-	}
-}
-
-// check looks at one file or directory. Others may write to a directory that is sticky: they cannot replace what is not
-// theirs.
+// check looks at one file, directory or link. Others may write to a directory that is sticky: they cannot replace what is
+// not theirs. A link of theirs in it they can. The mode of a link says nothing.
 func check(path string, info os.FileInfo) error {
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
-		return fmt.Errorf("%s belongs to user %d, who can write to it; chown root %s", path, stat.Uid, path)
+		return fmt.Errorf("%s belongs to user %d, who can write to it; chown -h root %s", path, stat.Uid, path)
+	}
+	if info.Mode()&os.ModeSymlink != 0 {
+		return nil
 	}
 	sticky := info.IsDir() && info.Mode()&os.ModeSticky != 0
 	if mode := info.Mode().Perm(); mode&0o022 != 0 && !sticky {

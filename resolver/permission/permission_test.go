@@ -44,9 +44,11 @@ func TestWritable(t *testing.T) {
 		"good": 0o600, "read": 0o644, "group": 0o620, "world": 0o602,
 		"open/": 0o777, "open/file": 0o600, "open/deep/file": 0o600,
 		"sticky/": 0o777 | os.ModeSticky, "sticky/file": 0o600,
+		"oem/berth/": 0o755, "oem/file": 0o602, "file": 0o600,
 	})
 	for link, target := range map[string]string{
 		"to-good": "good", "to-world": root + "/world", "to-open": "open/file", "dir": "open", "to-sticky": "sticky", "loop": "loop", "to-to-world": "to-world",
+		"berth": "oem/berth", "oem/berth/above": "../file", "oem/berth/absolute": root + "/berth/../world",
 	} {
 		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
 			t.Fatal(err)
@@ -66,9 +68,12 @@ func TestWritable(t *testing.T) {
 		{"to-to-world", "/world has mode 0602"},
 		{"to-open", "/open has mode 0777"},
 		{"dir/file", "/open has mode 0777"},
+		{"berth/above", "/oem/file has mode 0602"}, // and not what is above the link berth
+		{"berth/../file", "/oem/file has mode 0602"},
+		{"berth/absolute", "/oem/world: no such file"},
 		{"loop", "too many levels of symbolic links"},
 	} {
-		err := permission.Writable(filepath.Join(root, tt.name))
+		err := permission.Writable(root + "/" + tt.name)
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%s: got %v, want %q", tt.name, err, tt.want)
 		}
@@ -84,6 +89,26 @@ func TestWritableByItsOwner(t *testing.T) {
 		t.Skip("only root can give a file away")
 	}
 	root := tree(t, map[string]os.FileMode{"file": 0o600, "dir/file": 0o600, "sticky/": 0o777 | os.ModeSticky, "sticky/file": 0o600})
+	// A link that another user made in a sticky directory leads where that user wants.
+	shared := tree(t, map[string]os.FileMode{"good": 0o600, "tmp/": 0o777 | os.ModeSticky})
+	for name, target := range map[string]string{"link": "../good", "dir": ".."} {
+		if err := os.Symlink(target, filepath.Join(shared, "tmp", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"tmp/link", "tmp/dir/good"} {
+		if err := permission.Writable(filepath.Join(shared, name)); err != nil {
+			t.Errorf("%s: got %v of a link of our own", name, err)
+		}
+		link := filepath.Join(shared, "tmp", strings.Split(name, "/")[1])
+		if err := os.Lchown(link, 1000, 0); err != nil {
+			t.Fatal(err)
+		}
+		want := link + " belongs to user 1000, who can write to it; chown -h root " + link
+		if err := permission.Writable(filepath.Join(shared, name)); err == nil || err.Error() != want {
+			t.Errorf("%s: got %v, want %s", name, err, want)
+		}
+	}
 	for _, name := range []string{"file", "dir", "sticky"} {
 		if err := os.Chown(filepath.Join(root, name), 1000, 0); err != nil {
 			t.Fatal(err)
