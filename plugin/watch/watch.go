@@ -12,6 +12,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -40,6 +41,7 @@ func Paths(ctx context.Context, paths ...string) <-chan struct{} {
 	mounted := make(chan struct{}, 1)
 	go mounts(ctx, mounted)
 	go func() {
+		defer recovered(ctx)
 		defer w.Close()
 		f := follower{w, paths, map[string]unix.Stat_t{}}
 		f.follow()
@@ -66,6 +68,13 @@ func Paths(ctx context.Context, paths ...string) <-chan struct{} {
 	return changes
 }
 
+// recovered keeps a panic from ending containerd.
+func recovered(ctx context.Context) {
+	if p := recover(); p != nil {
+		log.G(ctx).Errorf("watch files: panic: %v; changes are no longer told of\n%s", p, debug.Stack())
+	}
+}
+
 func tell(changes chan<- struct{}) {
 	select {
 	case changes <- struct{}{}:
@@ -74,6 +83,7 @@ func tell(changes chan<- struct{}) {
 }
 
 func poll(ctx context.Context, changes chan<- struct{}) {
+	defer recovered(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -184,6 +194,7 @@ func settle(ctx context.Context, w *fsnotify.Watcher) bool {
 // mounts tells when something was mounted or unmounted: /proc/self/mountinfo is readable with priority then (proc(5)). The
 // file is not os.Open's: Go's own poller would be told of that in our place.
 func mounts(ctx context.Context, changes chan<- struct{}) {
+	defer recovered(ctx)
 	fd, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		log.G(ctx).WithError(err).Warn("mounts cannot be watched")

@@ -99,9 +99,9 @@ func redactResponse(resp *http.Response, asked *http.Request, redact func(string
 	resp.Status = redact(resp.Status)
 	resp.Request = printable(resp, asked.URL)
 	resp.Header.Del("Set-Cookie")
-	if asked.Method == http.MethodGet || asked.Method == http.MethodHead {
+	if asked.Method != http.MethodPost && asked.Method != http.MethodPut { // of these it is where an upload goes on
 		resp.Header.Del("Location")
-	} // else it is where an upload goes on
+	}
 	for name, values := range resp.Header {
 		for i := range values {
 			if !meant[name] {
