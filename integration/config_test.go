@@ -40,7 +40,7 @@ func TestConfigVersions(t *testing.T) {
 				t.Errorf("got no blob of the rewritten repository:\n%s", r.Log.Lines())
 			}
 			out, problems, code := berth(t, "config", "check", "--config", n.ConfigFile())
-			if want := "good: 1 registries, 0 rules, 0 files\n"; out != want || code != 0 {
+			if want := "good: 1 registry, 0 rules and the implied one, * to " + r.Host() + "/edge, 0 files\n"; out != want || code != 0 {
 				t.Errorf("got config check %d %q %q, want 0 %q", code, out, problems, want)
 			}
 		})

@@ -166,7 +166,7 @@ func TestWhere(t *testing.T) {
 		}
 	}
 	out, _, code := berth(t, "where", "--address", l.Address, "quay.io/absent:1", "quay.io/team/app:1")
-	if want := fmt.Sprintf("quay.io/absent:1\n  error: is not there in namespace k8s.io\nquay.io/team/app:1\n  digest %s\n  pulled from registry %s as %s\n  at ",
+	if want := fmt.Sprintf("quay.io/absent:1\n  error: is not there in namespace k8s.io\n  hint: ctr keeps its images in namespace default; see --namespace\nquay.io/team/app:1\n  digest %s\n  pulled from registry %s as %s\n  at ",
 		pulled.Digest, fromRegistry.Source, fromRegistry.PulledAs); code != 1 || !strings.HasPrefix(out, want) || !strings.HasSuffix(out, "Z\n  rule \"quay.io\"\n") {
 		t.Errorf("got exit status %d and\n%s\nwant 1 and\n%s", code, out, want)
 	}

@@ -235,6 +235,14 @@ func (c Config) forAll(o endpoint.Options) endpoint.Options {
 	return o
 }
 
+// Implied returns the target of the rule for "*" that c implies, "" if it implies none.
+func Implied(c Config) string {
+	if rule, ok := impliedRule(c); ok {
+		return rule.To[0]
+	}
+	return ""
+}
+
 // impliedRule is the rule for "*" that registries imply.
 func impliedRule(c Config) (Rule, bool) {
 	if len(c.Registries) == 0 {

@@ -84,7 +84,11 @@ func printCheck(cmd *cli.Command, loaded config.Loaded, problems strict.Problems
 	case !loaded.Configured():
 		_, err = fmt.Fprintln(cmd.Root().Writer, "good, but there are no rules: every pull goes where its reference says")
 	default:
-		_, err = fmt.Fprintf(cmd.Root().Writer, "good: %d registries, %d rules, %d files\n", len(loaded.Registries), len(loaded.Rules), len(loaded.Files))
+		rules := count(len(loaded.Rules), "rule")
+		if implied := resolver.Implied(loaded.Config); implied != "" {
+			rules += " and the implied one, * to " + implied
+		}
+		_, err = fmt.Fprintf(cmd.Root().Writer, "good: %s, %s, %s\n", counts(len(loaded.Registries), "registry", "registries"), rules, count(len(loaded.Files), "file"))
 	}
 	return err
 }

@@ -36,7 +36,7 @@ func whereCommand() *cli.Command {
 			&cli.StringFlag{
 				Name: "namespace", Aliases: []string{"n"},
 				Usage:   "containerd's namespace; k8s.io is kubelet's",
-				Value:   "k8s.io",
+				Value:   kubelets,
 				Sources: cli.EnvVars("CONTAINERD_NAMESPACE"),
 			},
 			&cli.BoolFlag{Name: "all", Usage: "every image of the namespace"},
@@ -98,6 +98,9 @@ func listImages(ctx context.Context, cmd *cli.Command, namespace string) (stored
 	return response.GetImages(), nil
 }
 
+// kubelets is the namespace of kubelet's images.
+const kubelets = "k8s.io"
+
 func printOrigins(w io.Writer, origins []origin, namespace string, quiet bool) {
 	if len(origins) == 0 && !quiet {
 		fmt.Fprintf(w, "no images in namespace %s\n", namespace)
@@ -109,6 +112,9 @@ func printOrigins(w io.Writer, origins []origin, namespace string, quiet bool) {
 		fmt.Fprintln(w, o.Ref)
 		if o.Error != "" {
 			fmt.Fprintf(w, "  error: %s in namespace %s\n", o.Error, namespace)
+			if namespace == kubelets {
+				fmt.Fprintln(w, "  hint: ctr keeps its images in namespace default; see --namespace")
+			}
 			continue
 		}
 		if o.Name != o.Ref {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/berth-edge/berth/resolver"
 	"github.com/berth-edge/berth/resolver/endpoint"
+	"github.com/berth-edge/berth/resolver/permission"
 	"github.com/berth-edge/berth/resolver/strict"
 )
 
@@ -67,10 +68,14 @@ func Reload(stanza strict.Stanza, before Loaded) (Loaded, error) {
 	return l.finish()
 }
 
-// LoadFile reads one file of our own, whoever can write it. An error is [strict.Problems].
+// LoadFile reads one file of our own. That others can write it is a warning: it need not be where a node reads it. An error is
+// [strict.Problems].
 func LoadFile(path string) (Loaded, error) {
 	l := newLoader()
 	l.file(path)
+	if err := permission.Writable(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		l.warn("%v; a node refuses to go by it", err)
+	}
 	return l.finish()
 }
 

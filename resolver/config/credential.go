@@ -26,6 +26,7 @@ func (l *loader) credential(t *strict.Table) credential.Source {
 		HelperTimeout: t.Duration("helper_timeout", minTimeout, time.Minute),
 	}
 	l.password(t, &source)
+	t.Known("credential_provider")
 	if t.Has("credential_provider") {
 		source.Provider = l.provider(t.Table("credential_provider"))
 	}
@@ -45,6 +46,9 @@ func (l *loader) credential(t *strict.Table) credential.Source {
 		if t.Has(key) && !slices.ContainsFunc(kinds[1:], t.Has) {
 			t.Problem(key, "has no effect without docker_config, credential_helper or credential_provider")
 		}
+	}
+	if name, ok := strings.CutPrefix(source.Helper, "docker-credential-"); ok {
+		t.Problem("credential_helper", "is written without docker-credential-; want %q", name)
 	}
 	if source.Helper == "" && t.Has("credential_helper") && !t.IsBad("credential_helper") {
 		t.Problem("credential_helper", "is empty; want the name of a helper without docker-credential-")

@@ -87,7 +87,9 @@ func TestPermissionsAround(t *testing.T) {
 		}
 	}
 	// An operator who looks at a file does not go by it.
-	if _, err := config.LoadFile(target); err != nil {
-		t.Errorf("LoadFile: got %v", err)
+	loaded, err := config.LoadFile(target)
+	want := fmt.Sprintf("%s/open has mode 0777: others can write to it; chmod go-w %[1]s/open; a node refuses to go by it", dir)
+	if err != nil || len(loaded.Warnings) != 1 || loaded.Warnings[0] != want {
+		t.Errorf("LoadFile: got warnings %q, %v, want %q", loaded.Warnings, err, want)
 	}
 }
