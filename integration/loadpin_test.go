@@ -109,7 +109,7 @@ func TestLoadPins(t *testing.T) {
 	}
 	l.wantLoaded(t, a)
 	out, _, code := berth(t, "unpin", "--all", "--address", l.Address)
-	if code != 0 || out != "unpinned 3 images\n" {
+	if code != 0 || out != "unpinned 3 records of images\n" {
 		t.Errorf("unpin: got %d %q", code, out)
 	}
 	l.waitPinned(t, ref, false)

@@ -50,6 +50,9 @@ func convertFile(_ context.Context, cmd *cli.Command) error {
 		}
 	}
 	file := cmd.Args().First()
+	if filepath.Ext(file) == ".toml" {
+		return fmt.Errorf("%s: is TOML already; convert reads a cloud-config, or a registries.yaml of k3s", file)
+	}
 	text, err := strict.ReadFile(file)
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)

@@ -125,7 +125,7 @@ func unpinCommand() *cli.Command {
 				return err
 			}
 			if !isQuiet(cmd) {
-				fmt.Fprintf(cmd.Root().Writer, "unpinned %s\n", count(int(response.Images), "image"))
+				fmt.Fprintf(cmd.Root().Writer, "unpinned %s\n", counts(int(response.Images), "record of an image", "records of images"))
 			}
 			return nil
 		},
