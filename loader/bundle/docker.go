@@ -12,6 +12,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
@@ -274,11 +275,13 @@ func (b *Bundle) follow(f *file) (*file, error) {
 
 // digestName matches the names of layers that carry the digest of what is in them: those of go-containerregistry (crane,
 // kaniko, ko), whose .tar.gz may also be uncompressed, and those in the blobs of an OCI layout.
-var digestName = regexp.MustCompile(`^(?:.*/)?(?:sha256:)?([0-9a-f]{64})\.tar\.gz$|^blobs/sha256/([0-9a-f]{64})$`)
+var digestName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(?:.*/)?(?:sha256:)?([0-9a-f]{64})\.tar\.gz$|^blobs/sha256/([0-9a-f]{64})$`)
+})
 
 // digestInName returns the digest in the name of a compressed layer, or "".
 func digestInName(name string) digest.Digest {
-	m := digestName.FindStringSubmatch(name)
+	m := digestName().FindStringSubmatch(name)
 	if m == nil {
 		return ""
 	}

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 )
@@ -90,7 +89,7 @@ func parseHelperOutput(out []byte, host string) (Credential, error) {
 		return Credential{}, fmt.Errorf("answer: %w", err)
 	}
 	if server != "" && !sameHost(server, host) {
-		if other := keyHost(server); hostPattern.MatchString(other) {
+		if other := keyHost(server); hostPattern().MatchString(other) {
 			return Credential{}, fmt.Errorf("it answered for %q, asked %q", other, host)
 		}
 		return Credential{}, fmt.Errorf("it answered for another server, asked %q", host)
@@ -121,7 +120,7 @@ func checkHost(host string) error {
 }
 
 // hostPattern is what a host in an error may look like.
-var hostPattern = regexp.MustCompile(`^[A-Za-z0-9.:\[\]-]{1,255}$`)
+var hostPattern = pattern(`^[A-Za-z0-9.:\[\]-]{1,255}$`)
 
 // sameHost reports whether what a helper or a file calls a server is host.
 func sameHost(server, host string) bool {

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -54,11 +53,11 @@ func newPrograms(dirs string, timeout time.Duration) *programs {
 	return &programs{dirs: strings.Split(dirs, ":"), environ: environ(), timeout: timeout, slots: make(chan struct{}, maxHelpersAtOnce)}
 }
 
-var programName = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
+var programName = pattern(`^[A-Za-z0-9._-]+$`)
 
 // CheckProgram reports why a name cannot be that of a helper: it is not made of letters, digits, ".", "_" and "-".
 func CheckProgram(name string) error {
-	if !programName.MatchString(name) || name == "." || name == ".." {
+	if !programName().MatchString(name) || name == "." || name == ".." {
 		return errors.New(`is not the name of a helper; want letters, digits, ".", "_" and "-" alone`)
 	}
 	return nil
