@@ -268,8 +268,9 @@ func TestUnreachableIsPutLast(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := len(stalls.Requests()); got != 1 {
-		t.Errorf("got %d requests at the target that stalls, want 1: it is remembered", got)
+	// Two where a busy machine lets the first attempt fail in another way than by stalling.
+	if got := len(stalls.Requests()); got < 1 || got > 2 {
+		t.Errorf("got %d requests of 5 pulls at the target that stalls, want 1 or 2: it is remembered", got)
 	}
 	err := n.pull(t.Context(), "quay.io/org/app:missing")
 	wantError(t, err, errdefs.ErrUnavailable, "stalled")
