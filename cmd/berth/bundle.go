@@ -58,7 +58,7 @@ func writeBundle(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	defer layout.Discard()
-	bundled, err := m.Bundle(ctx, refs, layout, only, nil)
+	bundled, err := m.Bundle(ctx, refs, layout, only)
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ package mirror
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -45,7 +44,7 @@ type Layout interface {
 // Bundle writes images into a layout, with the manifests that they have at their source, so that digests stay what they are.
 // Each is read from the first target of its route that has it. With a platform, the blobs of others are left out; their
 // manifests stay named in the index. Nothing is written if an image is not to be had.
-func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, platform *ocispec.Platform, progress func(Step)) ([]Bundled, error) {
+func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, platform *ocispec.Platform) ([]Bundled, error) {
 	bundled := make([]Bundled, len(refs))
 	each(refs, func(i int, ref string) { bundled[i] = m.root(ctx, ref) })
 	if slices.ContainsFunc(bundled, func(b Bundled) bool { return b.Err != nil }) {
@@ -63,7 +62,7 @@ func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, platform 
 	}
 	each(refs, func(i int, ref string) {
 		b := &bundled[i]
-		t := &transfer{m: m, ref: ref, opts: CopyOptions{Progress: progress}}
+		t := &transfer{m: m, ref: ref}
 		opts := oras.CopyGraphOptions{Concurrency: concurrency}
 		if platform != nil {
 			opts.FindSuccessors = only(platforms.Only(*platform))
@@ -102,13 +101,9 @@ func only(platform platforms.MatchComparer) func(context.Context, content.Fetche
 		if !images.IsIndexType(desc.MediaType) {
 			return content.Successors(ctx, fetcher, desc)
 		}
-		text, err := content.FetchAll(ctx, fetcher, desc)
+		index, err := fetchIndex(ctx, fetcher, desc)
 		if err != nil {
 			return nil, err
-		}
-		var index ocispec.Index
-		if err := json.Unmarshal(text, &index); err != nil {
-			return nil, fmt.Errorf("read index %s: %w", desc.Digest, err)
 		}
 		best := choose(index, platform)
 		if best == nil {

@@ -77,9 +77,9 @@ func (m *Mirror) look(ctx context.Context, target resolver.Target) (digest.Diges
 	}
 	desc := root
 	if images.IsIndexType(root.MediaType) {
-		var index ocispec.Index
-		if err := json.Unmarshal(text, &index); err != nil {
-			return "", 0, fmt.Errorf("read index %s: %w", root.Digest, err)
+		index, err := parseIndex(root, text)
+		if err != nil {
+			return "", 0, err
 		}
 		best := choose(index, m.platform)
 		if best == nil {
@@ -113,6 +113,22 @@ func readAll(body io.ReadCloser, desc ocispec.Descriptor) ([]byte, error) {
 		return nil, fmt.Errorf("manifest of %d bytes is larger than %d", desc.Size, docker.MaxManifestSize)
 	}
 	return content.ReadAll(body, desc)
+}
+
+// fetchIndex reads an index.
+func fetchIndex(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor) (ocispec.Index, error) {
+	text, err := content.FetchAll(ctx, fetcher, desc)
+	if err != nil {
+		return ocispec.Index{}, fmt.Errorf("read index %s: %w", desc.Digest, err)
+	}
+	return parseIndex(desc, text)
+}
+
+func parseIndex(desc ocispec.Descriptor, text []byte) (index ocispec.Index, err error) {
+	if err = json.Unmarshal(text, &index); err != nil {
+		err = fmt.Errorf("read index %s: %w", desc.Digest, err)
+	}
+	return index, err
 }
 
 // choose returns the manifest of an index that a node of the platform takes, nil if there is none.

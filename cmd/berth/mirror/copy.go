@@ -24,15 +24,10 @@ import (
 	"github.com/berth-edge/berth/resolver"
 )
 
-// A Source is where images are copied from, beside the registries that references name.
-type Source interface {
-	oras.ReadOnlyTarget
-}
-
 // CopyOptions say what of an image is copied. The zero value is all of its platforms and nothing else.
 type CopyOptions struct {
 	// From is asked in the place of the registry that the reference names, if it is set.
-	From Source
+	From oras.ReadOnlyTarget
 	// Platform, if it is set, is the one that is copied. The image has another digest then than at its source.
 	Platform *ocispec.Platform
 	// Referrers takes along signatures and whatever else refers to the image.
@@ -73,7 +68,7 @@ func (m *Mirror) Copy(ctx context.Context, refs []string, opts CopyOptions, done
 	copied := make([]Copied, len(refs))
 	transfers := make([]*transfer, len(refs))
 	each(refs, func(i int, ref string) {
-		if copied[i], transfers[i] = m.begin(ref, opts); transfers[i] != nil {
+		if copied[i], transfers[i] = m.begin(ctx, ref, opts); transfers[i] != nil {
 			transfers[i].look(ctx, copied[i])
 		}
 	})
@@ -89,8 +84,8 @@ func (m *Mirror) Copy(ctx context.Context, refs []string, opts CopyOptions, done
 }
 
 // begin returns what copies an image, nil if nothing is to be copied or it cannot be.
-func (m *Mirror) begin(ref string, opts CopyOptions) (c Copied, t *transfer) {
-	c.Route = m.routes.Route(context.Background(), ref)
+func (m *Mirror) begin(ctx context.Context, ref string, opts CopyOptions) (c Copied, t *transfer) {
+	c.Route = m.routes.Route(ctx, ref)
 	if c.Err = c.Route.Err; c.Err != nil {
 		return c, nil
 	}

@@ -5,13 +5,11 @@ package mirror
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/containerd/containerd/v2/core/images"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	oras "oras.land/oras-go/v2"
-	"oras.land/oras-go/v2/content"
 )
 
 // referrers copies what refers to an image and to the manifests of its index: by the field subject (OCI distribution
@@ -23,13 +21,9 @@ func (t *transfer) referrers(ctx context.Context, src oras.ReadOnlyTarget, root 
 	}
 	manifests := []ocispec.Descriptor{root}
 	if images.IsIndexType(root.MediaType) {
-		text, err := content.FetchAll(ctx, src, root)
+		index, err := fetchIndex(ctx, src, root)
 		if err != nil {
-			return 0, fmt.Errorf("read index %s: %w", root.Digest, err)
-		}
-		var index ocispec.Index
-		if err := json.Unmarshal(text, &index); err != nil {
-			return 0, fmt.Errorf("read index %s: %w", root.Digest, err)
+			return 0, err
 		}
 		manifests = append(manifests, index.Manifests...)
 	}
