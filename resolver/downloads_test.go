@@ -16,8 +16,9 @@ import (
 	"github.com/berth-edge/berth/resolver/registrytest"
 )
 
-// meeting counts how many requests are there at once. The first waits for a second one for a while.
+// meeting counts how many requests are there at once. The first waits for a second one, as long as wait says.
 type meeting struct {
+	wait      time.Duration
 	mu        sync.Mutex
 	here, max int
 	met       chan struct{}
@@ -32,7 +33,7 @@ func (m *meeting) attend() (leave func()) {
 	m.mu.Unlock()
 	select {
 	case <-m.met:
-	case <-time.After(300 * time.Millisecond):
+	case <-time.After(m.wait):
 	}
 	return func() {
 		m.mu.Lock()
@@ -66,7 +67,10 @@ func TestDownloads(t *testing.T) {
 			t.Parallel()
 			// Two pulls of two images: two downloads of one would wait for each other.
 			var config string
-			layers := &meeting{met: make(chan struct{})}
+			layers := &meeting{wait: time.Minute, met: make(chan struct{})}
+			if tt.want == 1 {
+				layers.wait = 300 * time.Millisecond // nobody comes
+			}
 			for i := range 2 {
 				image := registrytest.NewImage(fmt.Sprint("limit", i), 4<<10)
 				whole := registrytest.Registry{Image: image}
