@@ -14,7 +14,7 @@ import (
 	"github.com/berth-edge/berth/integration/image"
 )
 
-// TestLoadPlatforms loads an index of which other platforms are absent, beside images that are for another machine alone.
+// TestLoadPlatforms loads an index of which other platforms are absent, beside images that are for another machine alone (E21).
 func TestLoadPlatforms(t *testing.T) {
 	daemon.RequireRoot(t)
 	index := image.Multi(300).Name("registry.k8s.io/index:1")
@@ -31,12 +31,16 @@ func TestLoadPlatforms(t *testing.T) {
 	if good {
 		t.Error("got exit status 0, want 1")
 	}
-	for _, path := range []string{foreign, foreignIndex, foreignSave} {
+	for path, says := range map[string]string{
+		foreign:      "registry.k8s.io/other:1 of bundle " + foreign + ": it is for linux/arm64, this machine is linux/amd64",
+		foreignIndex: "no image for this machine, linux/amd64; it is for linux/arm64, linux/s390x",
+		foreignSave:  "it is for linux/arm64, this machine is linux/amd64",
+	} {
 		if got := stateOf(out, path); got != "failed" {
 			t.Errorf("%s: got state %q, want failed\n%s", path, got, out)
 		}
-		if got := l.Log.Lines("level=error", path); len(got) != 1 || !strings.Contains(got[0], "this machine") {
-			t.Errorf("%s: got lines %q, want one error that says it is for another machine", path, got)
+		if got := l.Log.Lines("level=error", path); len(got) != 1 || !strings.Contains(got[0], says) {
+			t.Errorf("%s: got lines %q, want one error that says %q", path, got, says)
 		}
 	}
 	l.wantLoaded(t, image.Named{Image: index.For("linux/amd64"), Names: index.Names})
@@ -112,7 +116,7 @@ func TestLoadSameImageOften(t *testing.T) {
 	}
 }
 
-// TestLoadConflict loads an image whose name another has that no bundle brought (REL-09).
+// TestLoadConflict loads an image whose name another has that no bundle brought (REL-09, E38).
 func TestLoadConflict(t *testing.T) {
 	daemon.RequireRoot(t)
 	const ref = "registry.k8s.io/a:1"

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/containerd/log"
-	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 
 	"github.com/berth-edge/berth/loader/bundle"
@@ -20,8 +19,8 @@ import (
 // Catalog knows which bundle holds an image. Where two bundles hold different images of one name, it is that of the bundle
 // that comes first. It is safe for concurrent use.
 type Catalog struct {
-	platform platforms.MatchComparer
-	aliases  map[string]string // by the name that is wanted
+	machine machine
+	aliases map[string]string // by the name that is wanted
 
 	said atomic.Int32 // problems, in this round
 
@@ -33,9 +32,9 @@ type Catalog struct {
 	changed chan struct{}     // closed when something is known that was not
 }
 
-func newCatalog(platform platforms.MatchComparer, aliases map[string]string) *Catalog {
+func newCatalog(m machine, aliases map[string]string) *Catalog {
 	return &Catalog{
-		platform: platform, aliases: aliases,
+		machine: m, aliases: aliases,
 		names: map[string]*Image{}, digests: map[string]*Image{}, changed: make(chan struct{}),
 	}
 }
@@ -43,7 +42,7 @@ func newCatalog(platform platforms.MatchComparer, aliases map[string]string) *Ca
 // OpenCatalog lists the bundles of paths, for who only wants to know what is in them. Bundles that cannot be read are left
 // out, as they are while loading.
 func OpenCatalog(ctx context.Context, o Options) *Catalog {
-	c := newCatalog(platforms.Only(o.Platform), o.Aliases)
+	c := newCatalog(machineOf(o.Platform), o.Aliases)
 	files, refused := find(o.Paths)
 	for _, r := range refused {
 		log.G(ctx).WithError(r.err).Warn("some bundles are left out")

@@ -24,7 +24,7 @@ func imageOf(content string, names ...string) *Image {
 
 // TestCatalogNames has three bundles that lay claim to the same names.
 func TestCatalogNames(t *testing.T) {
-	c := newCatalog(platforms.Default(), map[string]string{"alias.io/a:1": "quay.io/a:1", "alias.io/none:1": "quay.io/none:1"})
+	c := newCatalog(machineOf(platforms.DefaultSpec()), map[string]string{"alias.io/a:1": "quay.io/a:1", "alias.io/none:1": "quay.io/none:1"})
 	first, same := imageOf("first", "quay.io/a:1"), imageOf("first", "quay.io/a:1", "quay.io/b:1")
 	other := imageOf("other", "quay.io/a:1")
 	c.entries = []*entry{
@@ -95,7 +95,7 @@ func TestCatalogDiffers(t *testing.T) {
 	if err := os.Chmod(refused, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	c := newCatalog(platforms.Default(), nil)
+	c := newCatalog(machineOf(platforms.DefaultSpec()), nil)
 	if !c.differs(find([]string{dir})) {
 		t.Error("got nothing new before the first round")
 	}

@@ -169,7 +169,7 @@ func (c *Catalog) refuse(r refusal, was *entry) *entry {
 
 // list notes what is in a bundle.
 func (c *Catalog) list(ctx context.Context, e *entry, b *bundle.Bundle) {
-	found, problems := imagesOf(ctx, b, c.platform)
+	found, problems := imagesOf(ctx, b, c.machine)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e.bundle, e.images, e.problems, e.state = b, found, problems, Loading

@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/transfer"
-	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -70,5 +69,3 @@ func (s layerless) Update(ctx context.Context, info content.Info, fieldpaths ...
 	maps.DeleteFunc(info.Labels, func(name, _ string) bool { return strings.HasPrefix(name, layerLabel) })
 	return s.Store.Update(ctx, info, paths...)
 }
-
-func formatted(p ocispec.Platform) string { return platforms.FormatAll(p) }

@@ -135,6 +135,16 @@ type seekingReader struct {
 	io.Seeker
 }
 
+// machine is which images are for it.
+type machine struct {
+	platforms.MatchComparer
+	name string // of its platform
+}
+
+func machineOf(p ocispec.Platform) machine { return machine{platforms.Only(p), formatted(p)} }
+
+func formatted(p ocispec.Platform) string { return platforms.FormatAll(p) }
+
 // contents is what of an image is for this machine.
 type contents struct {
 	manifests []digest.Digest      // that a digest in a reference may name
@@ -162,7 +172,7 @@ func (c contents) chainID() string {
 }
 
 // imagesOf returns the images of a bundle, and what is wrong with those that cannot be used.
-func imagesOf(ctx context.Context, b *bundle.Bundle, platform platforms.MatchComparer) (found []*Image, problems []error) {
+func imagesOf(ctx context.Context, b *bundle.Bundle, m machine) (found []*Image, problems []error) {
 	byDigest := map[digest.Digest]*Image{}
 	for _, i := range b.Images() {
 		if i.Name == "" {
@@ -175,7 +185,7 @@ func imagesOf(ctx context.Context, b *bundle.Bundle, platform platforms.MatchCom
 		}
 		image := &Image{Bundle: b, Target: i.Target, Names: []string{i.Name}, state: Waiting}
 		var err error
-		if image.contents, err = contentsOf(ctx, b, i.Target, platform, 0); err != nil {
+		if image.contents, err = contentsOf(ctx, b, i.Target, m, 0); err != nil {
 			problems = append(problems, fmt.Errorf("image %s of bundle %s: %w", i.Name, b.Path(), err))
 			continue
 		}
@@ -189,7 +199,7 @@ const maxNesting = 8
 
 // contentsOf goes from an image's target down to the one manifest for this machine. What an index names for other
 // platforms need not be in the bundle.
-func contentsOf(ctx context.Context, b content.Provider, desc ocispec.Descriptor, platform platforms.MatchComparer, depth int) (contents, error) {
+func contentsOf(ctx context.Context, b content.Provider, desc ocispec.Descriptor, m machine, depth int) (contents, error) {
 	if depth > maxNesting {
 		return contents{}, fmt.Errorf("indexes are nested more than %d deep: %w", maxNesting, errdefs.ErrInvalidArgument)
 	}
@@ -198,23 +208,31 @@ func contentsOf(ctx context.Context, b content.Provider, desc ocispec.Descriptor
 		return contents{}, err
 	}
 	if images.IsManifestType(desc.MediaType) {
-		return contentsOfManifest(ctx, b, desc, children, platform)
+		return contentsOfManifest(ctx, b, desc, children, m)
 	}
+	var others []string
 	children = slices.DeleteFunc(children, func(d ocispec.Descriptor) bool {
-		return d.Platform != nil && !platform.Match(*d.Platform) || !images.IsManifestType(d.MediaType) && !images.IsIndexType(d.MediaType)
+		if d.Platform != nil && !m.Match(*d.Platform) {
+			others = append(others, formatted(*d.Platform))
+			return true
+		}
+		return !images.IsManifestType(d.MediaType) && !images.IsIndexType(d.MediaType)
 	})
 	slices.SortStableFunc(children, func(a, b ocispec.Descriptor) int {
 		switch {
-		case a.Platform != nil && (b.Platform == nil || platform.Less(*a.Platform, *b.Platform)):
+		case a.Platform != nil && (b.Platform == nil || m.Less(*a.Platform, *b.Platform)):
 			return -1
-		case b.Platform != nil && (a.Platform == nil || platform.Less(*b.Platform, *a.Platform)):
+		case b.Platform != nil && (a.Platform == nil || m.Less(*b.Platform, *a.Platform)):
 			return 1
 		}
 		return 0
 	})
 	var absent []string
+	if len(others) > 0 {
+		absent = append(absent, "it is for "+strings.Join(others, ", "))
+	}
 	for _, child := range children {
-		c, err := contentsOf(ctx, b, child, platform, depth+1)
+		c, err := contentsOf(ctx, b, child, m, depth+1)
 		if err == nil {
 			c.manifests = append(c.manifests, child.Digest)
 			c.blobs = append([]ocispec.Descriptor{desc}, c.blobs...)
@@ -225,10 +243,10 @@ func contentsOf(ctx context.Context, b content.Provider, desc ocispec.Descriptor
 		}
 		absent = append(absent, err.Error())
 	}
-	return contents{}, fmt.Errorf("no image for this machine%s: %w", strings.Join(append([]string{""}, absent...), "; "), errdefs.ErrNotFound)
+	return contents{}, fmt.Errorf("no image for this machine, %s%s: %w", m.name, strings.Join(append([]string{""}, absent...), "; "), errdefs.ErrNotFound)
 }
 
-func contentsOfManifest(ctx context.Context, b content.Provider, desc ocispec.Descriptor, children []ocispec.Descriptor, platform platforms.MatchComparer) (contents, error) {
+func contentsOfManifest(ctx context.Context, b content.Provider, desc ocispec.Descriptor, children []ocispec.Descriptor, m machine) (contents, error) {
 	c := contents{blobs: []ocispec.Descriptor{desc}}
 	for _, child := range children {
 		switch {
@@ -252,8 +270,8 @@ func contentsOfManifest(ctx context.Context, b content.Provider, desc ocispec.De
 	if err := json.Unmarshal(text, &config); err != nil {
 		return contents{}, fmt.Errorf("configuration %s: %w", c.config.Digest, err)
 	}
-	if config.OS != "" && !platform.Match(config.Platform) {
-		return contents{}, fmt.Errorf("it is for %s, this machine is another: %w", platforms.FormatAll(config.Platform), errdefs.ErrNotFound)
+	if config.OS != "" && !m.Match(config.Platform) {
+		return contents{}, fmt.Errorf("it is for %s, this machine is %s: %w", formatted(config.Platform), m.name, errdefs.ErrNotFound)
 	}
 	c.diffIDs = config.RootFS.DiffIDs
 	if len(c.diffIDs) != len(c.layers) {

@@ -37,7 +37,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
 )
@@ -86,10 +85,10 @@ type Node struct {
 type Loader struct {
 	Options
 	Node
-	catalog  *Catalog
-	again    chan struct{} // has Run load once more
-	platform platforms.MatchComparer
-	work     *semaphore.Weighted // one for each image or bundle that is worked on
+	catalog *Catalog
+	again   chan struct{} // has Run load once more
+	machine machine
+	work    *semaphore.Weighted // one for each image or bundle that is worked on
 
 	rounds    sync.Mutex               // one round of loading at a time
 	loaded    bool                     // guarded by rounds
@@ -102,10 +101,10 @@ type Loader struct {
 
 // New returns a loader that has loaded nothing yet.
 func New(o Options, n Node) *Loader {
-	platform := platforms.Only(o.Platform)
+	m := machineOf(o.Platform)
 	l := &Loader{
-		Options: o, Node: n, platform: platform,
-		catalog: newCatalog(platform, o.Aliases),
+		Options: o, Node: n, machine: m,
+		catalog: newCatalog(m, o.Aliases),
 		again:   make(chan struct{}, 1),
 		work:    semaphore.NewWeighted(int64(o.Parallel)),
 	}
