@@ -9,11 +9,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 
+	"github.com/berth-edge/berth/integration/binaries"
 	"github.com/berth-edge/berth/integration/daemon"
 	"github.com/berth-edge/berth/integration/image"
 	"github.com/berth-edge/berth/integration/registry"
@@ -196,4 +198,21 @@ func TestReloadUnderLoad(t *testing.T) {
 		d, w := resources(t, n.PID())
 		return d <= descriptors+5 && w <= watches+1 && goroutines(t, n.Daemon) <= running+10
 	})
+}
+
+// TestHangUp sends the signal that makes other daemons read their configuration again (H7): containerd has no reload, and ends of
+// it, ours as stock.
+func TestHangUp(t *testing.T) {
+	daemon.RequireRoot(t)
+	for _, program := range []string{binaries.Stock, binaries.Containerd} {
+		t.Run(program, func(t *testing.T) {
+			d := daemon.Start(t, daemon.Options{Binary: binaries.Path(t, program)})
+			d.Signal(syscall.SIGHUP)
+			select {
+			case <-d.Done():
+			case <-time.After(10 * time.Second):
+				t.Error("got a daemon that runs on, want one that ends")
+			}
+		})
+	}
 }
