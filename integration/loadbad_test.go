@@ -24,7 +24,7 @@ import (
 	"github.com/berth-edge/berth/integration/image"
 )
 
-// badBundles are what may lie in a folder of bundles and is none, each with what must be said of it (RELIABILITY.md, 3.E).
+// badBundles are what may lie in a folder of bundles and is none, each with what must be said of it (RELIABILITY.md, 3.E: E29 and E44 among them).
 func badBundles(t *testing.T) []badBundle {
 	img := image.New(image.Config{Layers: []image.Layer{image.NewLayer(image.Random("a", 1, 100_000))}})
 	second := image.New(image.Config{Layers: []image.Layer{image.NewLayer(image.Random("b", 2, 100_000))}})
