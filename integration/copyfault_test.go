@@ -69,6 +69,23 @@ func TestCopyInterrupted(t *testing.T) {
 	}
 }
 
+// TestCopyGoesOn copies a whole cluster after a part of it: a layer that an image has which was copied before is mounted.
+func TestCopyGoesOn(t *testing.T) {
+	p := newProfile(t, 8, registry.Options{})
+	part := p
+	part.refs = p.refs[2:4] // an image, and an index
+	for _, p := range []profile{part, p} {
+		if out, code := p.copied(t); code != 0 {
+			t.Fatalf("got %d\n%s", code, out)
+		}
+	}
+	for digest, n := range uploads(p.own) {
+		if n != 1 {
+			t.Errorf("blob %s: got it sent %d times, want once", digest, n)
+		}
+	}
+}
+
 // TestCopyFaults copies into registries as they are in the field.
 func TestCopyFaults(t *testing.T) {
 	var requests atomic.Int64

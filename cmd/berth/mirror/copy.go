@@ -67,11 +67,8 @@ const attempts = 3
 func (m *Mirror) Copy(ctx context.Context, refs []string, opts CopyOptions, done func(i int, c Copied)) []Copied {
 	copied := make([]Copied, len(refs))
 	transfers := make([]*transfer, len(refs))
-	each(refs, func(i int, ref string) {
-		if copied[i], transfers[i] = m.begin(ctx, ref, opts); transfers[i] != nil {
-			transfers[i].look(ctx, copied[i])
-		}
-	})
+	each(refs, func(i int, ref string) { copied[i], transfers[i] = m.begin(ctx, ref, opts) })
+	look(ctx, transfers)
 	each(refs, func(i int, _ string) {
 		if t := transfers[i]; t != nil {
 			t.copy(ctx, &copied[i])
@@ -103,7 +100,10 @@ func (m *Mirror) begin(ctx context.Context, ref string, opts CopyOptions) (c Cop
 		c.Err = err
 		return c, nil
 	}
-	return c, &transfer{m: m, opts: opts, ref: ref, dst: newDestination(dst), domain: cmp.Or(c.Target.Domain(), dst.Reference.Registry)}
+	return c, &transfer{
+		m: m, opts: opts, ref: ref, named: c.Route.Named, target: c.Target.Pull,
+		dst: newDestination(dst), domain: cmp.Or(c.Target.Domain(), dst.Reference.Registry),
+	}
 }
 
 // copy copies the image, several times if need be.
@@ -141,6 +141,7 @@ type transfer struct {
 	m             *Mirror
 	opts          CopyOptions
 	ref           string
+	named, target reference.Named // ref, and what it is there
 	dst           *destination
 	domain        string // of dst's registry
 	sent, mounted atomic.Int64
@@ -153,30 +154,29 @@ var errChangesDigest = errors.New("the reference has the digest of an index, whi
 
 func (t *transfer) run(ctx context.Context, c *Copied) error {
 	defer t.giveUp()
-	named := c.Route.Named
-	name := tagOrDigest(c.Target.Pull)
+	name := tagOrDigest(t.target)
 	desc, err := t.dst.Resolve(ctx, name)
 	switch {
 	case err == nil:
 		c.Present, c.Descriptor = t.sent.Load() == 0, desc
 	case causeOf(err) != Missing:
-		return fmt.Errorf("look for %s: %w", c.Target.Pull, err)
+		return fmt.Errorf("look for %s: %w", t.target, err)
 	default:
-		src, err := t.source(named)
+		src, err := t.source()
 		if err != nil {
 			return err
 		}
-		if c.Descriptor, err = t.image(ctx, src, named, name); err != nil {
+		if c.Descriptor, err = t.image(ctx, src, name); err != nil {
 			return err
 		}
 	}
-	if err := t.tag(ctx, c.Target.Pull, c.Descriptor); err != nil {
+	if err := t.tag(ctx, c.Descriptor); err != nil {
 		return err
 	}
 	if !t.opts.Referrers {
 		return nil
 	}
-	src, err := t.source(named)
+	src, err := t.source()
 	if err != nil {
 		return err
 	}
@@ -185,13 +185,13 @@ func (t *transfer) run(ctx context.Context, c *Copied) error {
 }
 
 // source returns where the image comes from.
-func (t *transfer) source(named reference.Named) (oras.ReadOnlyTarget, error) {
+func (t *transfer) source() (oras.ReadOnlyTarget, error) {
 	if t.opts.From != nil {
 		return t.opts.From, nil
 	}
-	repo, err := t.m.repository(t.m.routes.Source(named), pull)
+	repo, err := t.m.repository(t.m.routes.Source(t.named), pull)
 	if err != nil {
-		return nil, fmt.Errorf("reach %s: %w", named, err)
+		return nil, fmt.Errorf("reach %s: %w", t.named, err)
 	}
 	return repo, nil
 }
@@ -205,44 +205,44 @@ func (t *transfer) tell(step Step) {
 }
 
 // nameAt is how the source is asked for the image.
-func (t *transfer) nameAt(named reference.Named, name string) string {
+func (t *transfer) nameAt(name string) string {
 	if t.opts.From != nil {
-		return named.String()
+		return t.named.String()
 	}
 	return name
 }
 
 // image copies what the reference leads to.
-func (t *transfer) image(ctx context.Context, src oras.ReadOnlyTarget, named reference.Named, name string) (ocispec.Descriptor, error) {
-	from := t.nameAt(named, name)
+func (t *transfer) image(ctx context.Context, src oras.ReadOnlyTarget, name string) (ocispec.Descriptor, error) {
+	from := t.nameAt(name)
 	opts := oras.CopyOptions{CopyGraphOptions: t.graph()}
 	if t.opts.Platform != nil {
-		if _, ok := named.(reference.Digested); ok {
+		if _, ok := t.named.(reference.Digested); ok {
 			root, err := src.Resolve(ctx, from)
 			if err == nil && images.IsIndexType(root.MediaType) {
-				return ocispec.Descriptor{}, fmt.Errorf("%s: %w", named, errChangesDigest)
+				return ocispec.Descriptor{}, fmt.Errorf("%s: %w", t.named, errChangesDigest)
 			}
 		}
 		opts.WithTargetPlatform(t.opts.Platform)
 	}
 	desc, err := oras.Copy(ctx, reading{src, t}, from, t.dst, name, opts)
 	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("copy %s: %w", named, err)
+		return ocispec.Descriptor{}, fmt.Errorf("copy %s: %w", t.named, err)
 	}
 	return desc, nil
 }
 
 // tag gives an image that was copied by its digest the tag that stands beside that.
-func (t *transfer) tag(ctx context.Context, target reference.Named, desc ocispec.Descriptor) error {
-	tagged, ok := target.(reference.NamedTagged)
-	if _, digested := target.(reference.Digested); !ok || !digested {
+func (t *transfer) tag(ctx context.Context, desc ocispec.Descriptor) error {
+	tagged, ok := t.target.(reference.NamedTagged)
+	if _, digested := t.target.(reference.Digested); !ok || !digested {
 		return nil
 	}
 	if there, err := t.dst.Resolve(ctx, tagged.Tag()); err == nil && there.Digest == desc.Digest {
 		return nil
 	}
 	if err := t.dst.Tag(ctx, desc, tagged.Tag()); err != nil {
-		return fmt.Errorf("tag %s: %w", target, err)
+		return fmt.Errorf("tag %s: %w", t.target, err)
 	}
 	return nil
 }

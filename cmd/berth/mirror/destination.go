@@ -51,18 +51,45 @@ func (d *destination) forget() {
 	clear(d.has)
 }
 
-// look finds out which blobs of an image are there already, before any image is copied: one that another repository has is
-// mounted from there. It is for that alone: what goes wrong here goes wrong again when the image is copied.
-func (t *transfer) look(ctx context.Context, c Copied) {
-	name := tagOrDigest(c.Target.Pull)
-	if _, err := t.dst.Resolve(ctx, name); err == nil || causeOf(err) != Missing {
+// look finds out which blobs are there already, before any image is copied: one that another repository has is mounted from
+// there. It is for that alone: what goes wrong here goes wrong again when the image is copied.
+func look(ctx context.Context, transfers []*transfer) {
+	var missing, present []func()
+	var mu sync.Mutex
+	each(transfers, func(_ int, t *transfer) {
+		if t == nil {
+			return
+		}
+		root, err := t.dst.Resolve(ctx, tagOrDigest(t.target))
+		mu.Lock()
+		defer mu.Unlock()
+		if err == nil {
+			present = append(present, func() { t.lookThere(ctx, root) })
+		} else if causeOf(err) == Missing {
+			missing = append(missing, func() { t.lookFor(ctx) })
+		}
+	})
+	if len(missing) == 0 {
 		return
 	}
-	src, err := t.source(c.Route.Named)
+	each(present, func(_ int, look func()) { look() })
+	each(missing, func(_ int, look func()) { look() })
+}
+
+// lookThere notes the blobs of an image that is there: what has its manifest has them.
+func (t *transfer) lookThere(ctx context.Context, root ocispec.Descriptor) {
+	t.blobs(ctx, t.dst, root, content.Successors, func(b blob, _ ocispec.Descriptor) {
+		t.m.uploads.done(b, t.dst.Reference.Repository)
+	})
+}
+
+// lookFor asks for each blob of an image that is not there, and plans to send those that are missing.
+func (t *transfer) lookFor(ctx context.Context) {
+	src, err := t.source()
 	if err != nil {
 		return
 	}
-	root, err := src.Resolve(ctx, t.nameAt(c.Route.Named, name))
+	root, err := src.Resolve(ctx, t.nameAt(tagOrDigest(t.target)))
 	if err != nil {
 		return
 	}
@@ -70,25 +97,27 @@ func (t *transfer) look(ctx context.Context, c Copied) {
 	if t.opts.Platform != nil {
 		successors = only(platforms.Only(*t.opts.Platform))
 	}
-	t.lookBelow(ctx, src, root, successors)
-}
-
-func (t *transfer) lookBelow(ctx context.Context, src content.Fetcher, desc ocispec.Descriptor,
-	successors func(context.Context, content.Fetcher, ocispec.Descriptor) ([]ocispec.Descriptor, error)) {
-	if !images.IsIndexType(desc.MediaType) && !images.IsManifestType(desc.MediaType) {
-		b := blob{t.domain, desc.Digest}
+	t.blobs(ctx, src, root, successors, func(b blob, desc ocispec.Descriptor) {
 		if has, err := t.dst.Exists(ctx, desc); err == nil && has {
 			t.m.uploads.done(b, t.dst.Reference.Repository)
 		} else if t.m.uploads.plan(b) {
 			t.tell(Step{Planned: desc.Size})
 		}
+	})
+}
+
+// blobs calls f for the blobs that desc leads to, as far as its manifests can be read.
+func (t *transfer) blobs(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor,
+	successors func(context.Context, content.Fetcher, ocispec.Descriptor) ([]ocispec.Descriptor, error), f func(blob, ocispec.Descriptor)) {
+	if !images.IsIndexType(desc.MediaType) && !images.IsManifestType(desc.MediaType) {
+		f(blob{t.domain, desc.Digest}, desc)
 		return
 	}
-	below, err := successors(ctx, src, desc)
+	below, err := successors(ctx, from, desc)
 	if err != nil {
 		return
 	}
 	for _, d := range below {
-		t.lookBelow(ctx, src, d, successors)
+		t.blobs(ctx, from, d, successors, f)
 	}
 }

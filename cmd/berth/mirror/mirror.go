@@ -38,16 +38,16 @@ func New(routes *resolver.Routes, platform ocispec.Platform) *Mirror {
 	}
 }
 
-// each calls f for every reference, several at once.
-func each(refs []string, f func(i int, ref string)) {
+// each calls f for every element, several at once.
+func each[T any](elements []T, f func(i int, element T)) {
 	const atOnce = 8
 	var working sync.WaitGroup
 	free := make(chan struct{}, atOnce)
-	for i, ref := range refs {
+	for i, element := range elements {
 		free <- struct{}{}
 		working.Go(func() {
 			defer func() { <-free }()
-			f(i, ref)
+			f(i, element)
 		})
 	}
 	working.Wait()
