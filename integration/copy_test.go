@@ -55,6 +55,15 @@ func newProfile(t testing.TB, images int, own registry.Options) profile {
 	return p
 }
 
+// add puts an image into the public registry.
+func (p *profile) add(t testing.TB, name string, img *image.Image) {
+	t.Helper()
+	img.Push(t, p.public, name)
+	ref := p.public.Host() + "/" + name
+	p.refs = append(p.refs, ref)
+	p.images[ref] = img
+}
+
 // checked runs berth check, and returns how many images it finds present.
 func (p profile) checked(t testing.TB) (present int, out string) {
 	t.Helper()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/berth-edge/berth/integration/binaries"
+	"github.com/berth-edge/berth/integration/image"
 	"github.com/berth-edge/berth/integration/registry"
 )
 
@@ -83,6 +84,48 @@ func TestCopyGoesOn(t *testing.T) {
 		if n != 1 {
 			t.Errorf("blob %s: got it sent %d times, want once", digest, n)
 		}
+	}
+}
+
+// TestCopyThroughFaults copies an image of many layers, of which a registry takes a few at a time: as long as there is more of the
+// image each time, the copy goes on.
+func TestCopyThroughFaults(t *testing.T) {
+	var puts atomic.Int64
+	p := newProfile(t, 0, registry.Options{Middleware: registry.On("PUT", "/v2/*/blobs/uploads/*", -1, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if puts.Add(1)%5 == 0 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})})
+	var layers []image.Layer
+	for i := range uint64(30) {
+		layers = append(layers, image.NewLayer(image.Random("file", 7000+i, 1000)))
+	}
+	p.add(t, "team0/many:1", image.New(image.Config{Layers: layers}))
+	if out, code := p.copied(t); code != 0 {
+		t.Fatalf("got %d\n%s", code, out)
+	}
+	for digest, n := range uploads(p.own) {
+		if n != 1 {
+			t.Errorf("blob %s: got it taken %d times, want once", digest, n)
+		}
+	}
+}
+
+// TestLostConnections looks for an image, and bundles it, where connections are lost before a manifest comes.
+func TestLostConnections(t *testing.T) {
+	lost := func(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) }
+	for name, command := range map[string][]string{"check": {"check"}, "bundle": {"bundle", "--out", t.TempDir() + "/a.tar"}} {
+		t.Run(name, func(t *testing.T) {
+			p := newProfile(t, 0, registry.Options{HTTP1: true, Middleware: registry.On("", "/v2/*/manifests/*", 2, lost)})
+			img := image.Small("linux/amd64", 7)
+			img.Push(t, p.own, "cluster/mirror/team0/app:1")
+			out, problems, code := berth(t, append(command, "--config", p.config, p.public.Host()+"/team0/app:1")...)
+			if code != 0 {
+				t.Errorf("got %d\n%s%s", code, out, problems)
+			}
+		})
 	}
 }
 

@@ -5,6 +5,7 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -47,9 +48,18 @@ func (m *Mirror) repository(target resolver.Target, actions string) (*remote.Rep
 	}, nil
 }
 
-// patience is how often a request is sent again that a registry has no time for, over two seconds or what it asks for.
+// patience is how often a request is sent again, over two seconds or what the registry asks for.
 var patience = &retry.GenericPolicy{
-	Retryable: retry.DefaultPredicate, Backoff: retry.DefaultBackoff, MinWait: 200 * time.Millisecond, MaxWait: 3 * time.Second, MaxRetry: 3,
+	Retryable: mayPassSoon, Backoff: retry.DefaultBackoff, MinWait: 200 * time.Millisecond, MaxWait: 3 * time.Second, MaxRetry: 3,
+}
+
+// mayPassSoon reports whether a request is to be sent again: the registry has no time, or the connection was lost, which
+// HTTP/1 says as EOF.
+func mayPassSoon(resp *http.Response, err error) (bool, error) {
+	if errors.Is(err, io.EOF) {
+		return true, nil
+	}
+	return retry.DefaultPredicate(resp, err)
 }
 
 // endpoint returns that of a target's registry; one that is not configured is asked without a credential.

@@ -59,7 +59,7 @@ type Copied struct {
 	Err       error
 }
 
-// attempts is how often a copy is begun, if it fails and that may pass. What was sent is not sent again.
+// attempts is how often a copy is begun that fails, if that may pass and nothing was copied meanwhile. What was sent is not sent again.
 const attempts = 3
 
 // Copy puts images into the first registries of their routes, under the names that the rules give them, if they are missing
@@ -108,19 +108,23 @@ func (m *Mirror) begin(ctx context.Context, ref string, opts CopyOptions) (c Cop
 
 // copy copies the image, several times if need be.
 func (t *transfer) copy(ctx context.Context, c *Copied) {
+	defer func() { c.Sent, c.Mounted = t.sent.Load(), t.mounted.Load() }()
 	for attempt := 1; ; attempt++ {
-		if c.Err = t.run(ctx, c); c.Err != nil {
-			t.dst.forget()
+		before := t.copied.Load()
+		if c.Err = t.run(ctx, c); c.Err == nil || !mayPass(c.Err) || ctx.Err() != nil {
+			return
 		}
-		if c.Err == nil || attempt == attempts || !mayPass(c.Err) || ctx.Err() != nil {
-			break
+		t.dst.forget()
+		if t.copied.Load() > before {
+			attempt = 1
+		} else if attempt == attempts {
+			return
 		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Duration(attempt) * 500 * time.Millisecond):
 		}
 	}
-	c.Sent, c.Mounted = t.sent.Load(), t.mounted.Load()
 }
 
 // mayPass reports whether a failure may be gone the next time: the registry has too much to do, or the connection was lost.
@@ -145,6 +149,7 @@ type transfer struct {
 	dst           *destination
 	domain        string // of dst's registry
 	sent, mounted atomic.Int64
+	copied        atomic.Int64 // blobs and manifests that are there now and were not before
 
 	mu   sync.Mutex
 	mine map[blob]bool // blobs that this one said it would send
@@ -269,9 +274,13 @@ func (t *transfer) graph() oras.CopyGraphOptions {
 			}
 			return []string{repository}, nil
 		},
-		PostCopy:      has,
+		PostCopy: func(ctx context.Context, desc ocispec.Descriptor) error {
+			t.copied.Add(1)
+			return has(ctx, desc)
+		},
 		OnCopySkipped: has,
 		OnMounted: func(_ context.Context, desc ocispec.Descriptor) error {
+			t.copied.Add(1)
 			t.mounted.Add(desc.Size)
 			return nil
 		},

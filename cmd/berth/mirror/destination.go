@@ -5,6 +5,7 @@ package mirror
 
 import (
 	"context"
+	"maps"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -44,11 +45,11 @@ func (d *destination) Exists(ctx context.Context, desc ocispec.Descriptor) (bool
 	return has, err
 }
 
-// forget has everything asked for again: what was missing may have been sent.
+// forget has what was missing asked for again: it may have been sent.
 func (d *destination) forget() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	clear(d.has)
+	maps.DeleteFunc(d.has, func(_ digest.Digest, has bool) bool { return !has })
 }
 
 // look finds out which blobs are there already, before any image is copied: one that another repository has is mounted from
