@@ -198,6 +198,27 @@ func TestBundlePlatform(t *testing.T) {
 	p.boots(t, path)
 }
 
+// TestBundleResumed reads a layer whose connection is lost half-way: what was read is not read again.
+func TestBundleResumed(t *testing.T) {
+	const size, part = 6_000_000, 2_000_000
+	img := image.New(image.Config{Layers: []image.Layer{image.NewLayer(image.Random("file", 77, size))}})
+	layer := "/v2/*/blobs/" + img.Layers[0].Digest.String()
+	p := newProfile(t, 0, registry.Options{Middleware: registry.On("GET", layer, 1, registry.Truncate(part))})
+	img.Push(t, p.own, "cluster/mirror/app:1")
+	path := t.TempDir() + "/app.tar"
+	out, problems, code := berth(t, "bundle", "--out", path, "--config", p.config, p.public.Host()+"/app:1")
+	if code != 0 {
+		t.Fatalf("got %d\n%s%s", code, out, problems)
+	}
+	if out, problems, code := berth(t, "bundle", "--check", path); code != 0 {
+		t.Errorf("check: got %d\n%s%s", code, out, problems)
+	}
+	rest := p.own.Log.Match("GET", layer)[2:] // the second has no range, and is left as soon as it is known that there may be one
+	if len(rest) != 1 || rest[0].Sent < size-part || rest[0].Sent > size-part+100_000 {
+		t.Errorf("got the rest by %v, want %d bytes", rest, size-part)
+	}
+}
+
 // TestBundleChecked finds a byte that is wrong.
 func TestBundleChecked(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "core.tar")

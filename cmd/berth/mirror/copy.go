@@ -19,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	oras "oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/berth-edge/berth/resolver"
@@ -318,6 +319,9 @@ func (r reading) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadClo
 	body, err := r.ReadOnlyTarget.Fetch(ctx, desc)
 	if err != nil {
 		return nil, err
+	}
+	if _, ok := r.ReadOnlyTarget.(*remote.Repository); ok {
+		body = &resumed{ctx: ctx, from: r.ReadOnlyTarget, desc: desc, body: body}
 	}
 	return &counted{body, content.NewVerifyReader(body, desc), r.t}, nil
 }
