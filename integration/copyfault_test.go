@@ -5,9 +5,11 @@ package integration_test
 
 import (
 	"net/http"
+	"os"
 	"os/exec"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -67,6 +69,47 @@ func TestCopyInterrupted(t *testing.T) {
 	}
 	if present, _ := p.checked(t); present != len(p.refs) {
 		t.Errorf("got %d images, want %d", present, len(p.refs))
+	}
+}
+
+// TestStopped tells commands to stop that have files which are not whole: none is left, and the exit status is that of a fault.
+func TestStopped(t *testing.T) {
+	dir := t.TempDir()
+	begun := make(chan struct{}, 100)
+	hang := func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		begun <- struct{}{}
+		registry.Hang(w, r, next)
+	}
+	p := newProfile(t, 2, registry.Options{Middleware: registry.Chain(
+		registry.On("GET", "/v2/*/blobs/*", -1, hang), registry.On("POST", "/v2/*/blobs/uploads/", -1, hang))})
+	p.images[p.refs[0]].Push(t, p.own, "cluster/mirror/"+strings.TrimPrefix(p.refs[0], p.public.Host()+"/"))
+	compressed := image.WriteFile(t, t.TempDir()+"/app.tar.gz", image.Gzip(image.Tar(image.OCI([]image.Named{p.images[p.refs[1]].Name(p.refs[1])}))))
+	for _, args := range [][]string{
+		{"bundle", "--out", dir + "/app.tar", "--config", p.config, p.refs[0]},
+		{"bundle", "--out", dir + "/app/", "--config", p.config, p.refs[0]},
+		{"copy", "--from", compressed, "--config", p.config, p.refs[1]},
+	} {
+		for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+			cmd := exec.CommandContext(t.Context(), binaries.Path(t, binaries.Berth), args...)
+			cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			<-begun
+			if left, _ := os.ReadDir(dir); len(left) == 0 {
+				t.Fatalf("%q: got no files before the signal", args)
+			}
+			_ = cmd.Process.Signal(signal)
+			_ = cmd.Wait()
+			if left, _ := os.ReadDir(dir); len(left) > 0 || cmd.ProcessState.ExitCode() != 1 {
+				t.Errorf("%q after %v: got exit status %d and %v left, want 1 and nothing", args, signal, cmd.ProcessState.ExitCode(), left)
+			}
+			for len(begun) > 0 {
+				<-begun
+			}
+			_ = os.RemoveAll(dir)
+			_ = os.Mkdir(dir, 0o755)
+		}
 	}
 }
 

@@ -49,6 +49,8 @@ func writeBundle(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	ctx, stop := untilStopped(ctx)
+	defer stop()
 	var only *ocispec.Platform
 	if platform, given, _ := platformOf(cmd); given {
 		only = &platform

@@ -38,6 +38,8 @@ func copyImages(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	ctx, stop := untilStopped(ctx)
+	defer stop()
 	opts := mirror.CopyOptions{Referrers: cmd.Bool("referrers")}
 	if platform, given, _ := platformOf(cmd); given {
 		opts.Platform = &platform

@@ -6,6 +6,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -63,6 +66,14 @@ func newMirror(ctx context.Context, cmd *cli.Command) (*mirror.Mirror, error) {
 		return nil, err
 	}
 	return mirror.New(routes, platform), nil
+}
+
+// untilStopped returns a context that ends when the command is told to stop, so that it removes what is half done. Told again, it
+// ends at once. The caller calls stop.
+func untilStopped(ctx context.Context) (_ context.Context, stop context.CancelFunc) {
+	ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
 }
 
 // bytesText is a number of bytes for people.
