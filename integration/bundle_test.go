@@ -5,9 +5,11 @@ package integration_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -219,22 +221,48 @@ func TestBundleResumed(t *testing.T) {
 	}
 }
 
-// TestBundleChecked finds a byte that is wrong.
+// TestBundleChecked finds what is wrong with an image of a bundle, and that the other is good.
 func TestBundleChecked(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "core.tar")
-	img := image.Small("linux/amd64", 3)
-	image.WriteFile(t, path, image.Tar(image.OCI([]image.Named{img.Name("quay.io/a/b:1")})))
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
+	img, good := image.Small("linux/amd64", 3), image.Small("linux/amd64", 5)
+	images := []image.Named{img.Name("quay.io/a/b:1"), good.Name("quay.io/a/c:1")}
+	layer := img.Layers[0].Digest
+	wrong := func(entries []image.Entry) []image.Entry {
+		for i, e := range entries {
+			if bytes.Equal(e.Data, img.Layers[0].Blob) {
+				entries[i].Data = bytes.Clone(e.Data)
+				entries[i].Data[len(e.Data)/2] ^= 1
+			}
+		}
+		return entries
 	}
-	at := bytes.Index(text, img.Layers[0].Blob)
-	text[at+len(img.Layers[0].Blob)/2] ^= 1
-	if err := os.WriteFile(path, text, 0o600); err != nil {
-		t.Fatal(err)
+	missing := func(entries []image.Entry) []image.Entry {
+		return slices.DeleteFunc(entries, func(e image.Entry) bool { return strings.HasSuffix(e.Name, layer.Encoded()) })
 	}
-	_, problems, code := berth(t, "bundle", "--check", path)
-	if code != 1 || !strings.Contains(problems, "error: read bundle "+path) || !strings.Contains(problems, img.Layers[0].Digest.String()) {
-		t.Errorf("got %d %s, want the blob named", code, problems)
+	for _, tt := range []struct {
+		name    string
+		entries []image.Entry
+		want    string
+	}{
+		{"OCI, good", image.OCI(images), ""},
+		{"OCI, a byte is wrong", wrong(image.OCI(images)), fmt.Sprintf("blob %s: mismatched digest", layer)},
+		{"OCI, a layer is missing", missing(image.OCI(images)), fmt.Sprintf("blob %s is not in the bundle", layer)},
+		{"crane, good", image.Crane(images), ""},
+		{"crane, a byte is wrong", wrong(image.Crane(images)), fmt.Sprintf("blob %s: mismatched digest", layer)},
+		{"docker 25, a layer is missing", missing(image.Docker25(images)), fmt.Sprintf("blob %s is not in the bundle", layer)},
+	} {
+		for name, pack := range map[string]func([]byte) []byte{"plain": func(b []byte) []byte { return b }, "gzip": image.Gzip, "zstd": image.Zstd} {
+			t.Run(tt.name+", "+name, func(t *testing.T) {
+				path := image.WriteFile(t, t.TempDir()+"/core.tar", pack(image.Tar(tt.entries)))
+				out, problems, code := berth(t, "bundle", "--check", path, "--output", "json")
+				wantSchema(t, "bundle", out)
+				var got []struct{ Ref, Error string }
+				if err := json.Unmarshal([]byte(out), &got); err != nil || len(got) != 2 {
+					t.Fatalf("got %d %s%s, want two images", code, out, problems)
+				}
+				if got[0].Error != tt.want || got[1].Error != "" || (code == 0) != (tt.want == "") {
+					t.Errorf("got %d %s, want %q and a good image", code, out, tt.want)
+				}
+			})
+		}
 	}
 }

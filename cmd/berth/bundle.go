@@ -38,7 +38,7 @@ func bundleCommand() *cli.Command {
 func writeBundle(ctx context.Context, cmd *cli.Command) error {
 	out, check := cmd.String("out"), cmd.String("check")
 	switch {
-	case check != "" && (out != "" || cmd.Args().Len() > 0):
+	case check != "" && (out != "" || cmd.Args().Len() > 0 || cmd.IsSet("file") || cmd.IsSet("platform")):
 		return usageError{errors.New("bundle --check takes nothing beside it")}
 	case check != "":
 		return checkBundle(ctx, cmd, check)
@@ -80,7 +80,7 @@ func writeBundle(ctx context.Context, cmd *cli.Command) error {
 		err = layout.Commit()
 	}
 	if err == nil {
-		err = printBundled(cmd, output, out, images)
+		err = printBundled(cmd, output, out, " is not written", images)
 	}
 	if err == nil && fault {
 		err = errFault
@@ -96,7 +96,8 @@ type bundledImage struct {
 	Error  string `json:"error"`
 }
 
-func printBundled(cmd *cli.Command, output, path string, images []bundledImage) error {
+// printBundled prints images; note is what follows the path of the bundle if one failed.
+func printBundled(cmd *cli.Command, output, path, note string, images []bundledImage) error {
 	w := cmd.Root().Writer
 	if output == "json" {
 		return printJSON(w, images)
@@ -116,7 +117,7 @@ func printBundled(cmd *cli.Command, output, path string, images []bundledImage) 
 	}
 	switch {
 	case failed > 0:
-		fmt.Fprintf(w, "%s is not written: of %s, %d could not be read\n", path, count(len(images), "image"), failed)
+		fmt.Fprintf(w, "%s%s: of %s, %d could not be read\n", path, note, count(len(images), "image"), failed)
 	case !isQuiet(cmd):
 		fmt.Fprintf(w, "%s: %s\n", path, count(len(images), "image"))
 	}
@@ -134,7 +135,12 @@ func checkBundle(ctx context.Context, cmd *cli.Command, path string) error {
 	}
 	var images []bundledImage
 	for _, image := range held {
-		images = append(images, bundledImage{Ref: image.Name, Digest: image.Target.Digest.String()})
+		checked := bundledImage{Ref: image.Name, Digest: image.Target.Digest.String()}
+		if image.Err != nil {
+			checked.Error = image.Err.Error()
+			err = errFault
+		}
+		images = append(images, checked)
 	}
-	return printBundled(cmd, output, path, images)
+	return errors.Join(printBundled(cmd, output, path, "", images), err)
 }

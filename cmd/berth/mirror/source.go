@@ -105,24 +105,3 @@ func (s *BundleSource) Resolve(_ context.Context, ref string) (ocispec.Descripto
 	}
 	return ocispec.Descriptor{}, fmt.Errorf("bundle %s has no image %s: %w", s.bundle.Path(), named, errdef.ErrNotFound)
 }
-
-// CheckBundle reads all that a bundle holds, and returns its images and what is wrong with each.
-func CheckBundle(ctx context.Context, path string) ([]bundle.Image, error) {
-	b, err := bundle.Open(ctx, path, nil)
-	if err != nil {
-		return nil, err
-	}
-	defer b.Close()
-	// What it reads of a blob is compared with its digest.
-	err = b.Walk(ctx, func(dgst digest.Digest, size int64, r io.Reader) error {
-		verified := content.NewVerifyReader(r, ocispec.Descriptor{Digest: dgst, Size: size})
-		if _, err := io.Copy(io.Discard, verified); err != nil {
-			return fmt.Errorf("blob %s: %w", dgst, err)
-		}
-		if err := verified.Verify(); err != nil {
-			return fmt.Errorf("blob %s: %w", dgst, err)
-		}
-		return nil
-	})
-	return b.Images(), err
-}
