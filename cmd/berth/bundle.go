@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"strings"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/urfave/cli/v3"
 
 	"github.com/berth-edge/berth/cmd/berth/mirror"
@@ -51,16 +50,18 @@ func writeBundle(ctx context.Context, cmd *cli.Command) error {
 	}
 	ctx, stop := untilStopped(ctx)
 	defer stop()
-	var only *ocispec.Platform
-	if platform, given, _ := platformOf(cmd); given {
-		only = &platform
-	}
 	layout, err := mirror.NewLayout(out)
 	if err != nil {
 		return err
 	}
 	defer layout.Discard()
-	bundled, err := m.Bundle(ctx, refs, layout, only)
+	progress := newCopyProgress(cmd.Root().Writer, output == "json" || isQuiet(cmd))
+	opts := mirror.BundleOptions{Progress: progress.show}
+	if platform, given, _ := platformOf(cmd); given {
+		opts.Platform = &platform
+	}
+	bundled, err := m.Bundle(ctx, refs, layout, opts, func(i int) { progress.done(refs[i]) })
+	progress.end()
 	if err != nil {
 		return err
 	}

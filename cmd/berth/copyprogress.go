@@ -14,7 +14,7 @@ import (
 	"github.com/berth-edge/berth/cmd/berth/mirror"
 )
 
-// copyProgress draws a bar for each image that is being sent, and one for all, on a terminal. Elsewhere it draws nothing.
+// copyProgress draws a bar for each image that is being sent or bundled, and one for all, on a terminal. Elsewhere it draws nothing.
 type copyProgress struct {
 	bars *mpb.Progress // nil where there is no terminal
 

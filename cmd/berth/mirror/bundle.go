@@ -41,10 +41,18 @@ type Layout interface {
 	Index(ocispec.Index) error
 }
 
+// BundleOptions say what of an image is bundled. The zero value is all of its platforms.
+type BundleOptions struct {
+	// Platform, if it is set, is the one whose blobs are bundled. The manifests of others stay named in the index.
+	Platform *ocispec.Platform
+	// Progress is told of bytes that are to be read and of those that are, by several goroutines. It may be nil.
+	Progress func(Step)
+}
+
 // Bundle writes images into a layout, with the manifests that they have at their source, so that digests stay what they are.
-// Each is read from the first target of its route that has it. With a platform, the blobs of others are left out; their
-// manifests stay named in the index. Nothing is written if an image is not to be had.
-func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, platform *ocispec.Platform) ([]Bundled, error) {
+// Each is read from the first target of its route that has it. Nothing is written if an image is not to be had. done, which may
+// be nil, is called with the index of each image that is read, by several goroutines.
+func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, opts BundleOptions, done func(i int)) ([]Bundled, error) {
 	bundled := make([]Bundled, len(refs))
 	each(refs, func(i int, ref string) { bundled[i] = m.root(ctx, ref) })
 	if slices.ContainsFunc(bundled, func(b Bundled) bool { return b.Err != nil }) {
@@ -62,16 +70,39 @@ func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, platform 
 	}
 	each(refs, func(i int, ref string) {
 		b := &bundled[i]
-		t := &transfer{m: m, ref: ref}
-		opts := oras.CopyGraphOptions{Concurrency: concurrency}
-		if platform != nil {
-			opts.FindSuccessors = only(platforms.Only(*platform))
-		}
-		if err := oras.CopyGraph(ctx, reading{b.repo, t}, to, b.Descriptor, opts); err != nil {
+		t := &transfer{m: m, ref: ref, opts: CopyOptions{Platform: opts.Platform, Progress: opts.Progress}}
+		graph := oras.CopyGraphOptions{Concurrency: concurrency, FindSuccessors: t.planned(t.successors())}
+		if err := oras.CopyGraph(ctx, reading{b.repo, t}, to, b.Descriptor, graph); err != nil {
 			b.Err = fmt.Errorf("read %s: %w", b.Target.Pull, err)
+		}
+		if done != nil {
+			done(i)
 		}
 	})
 	return bundled, nil
+}
+
+// successors finds what of a manifest is wanted.
+type successors func(context.Context, content.Fetcher, ocispec.Descriptor) ([]ocispec.Descriptor, error)
+
+func (t *transfer) successors() successors {
+	if t.opts.Platform != nil {
+		return only(platforms.Only(*t.opts.Platform))
+	}
+	return content.Successors
+}
+
+// planned tells of what is found the first time.
+func (t *transfer) planned(find successors) successors {
+	return func(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		below, err := find(ctx, fetcher, desc)
+		for _, d := range below {
+			if t.m.uploads.plan(blob{digest: d.Digest}) {
+				t.tell(Step{Planned: d.Size})
+			}
+		}
+		return below, err
+	}
 }
 
 // root finds an image along its route.
@@ -96,7 +127,7 @@ func (m *Mirror) root(ctx context.Context, ref string) Bundled {
 }
 
 // only returns what finds what a manifest refers to, for one platform.
-func only(platform platforms.MatchComparer) func(context.Context, content.Fetcher, ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+func only(platform platforms.MatchComparer) successors {
 	return func(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		if !images.IsIndexType(desc.MediaType) {
 			return content.Successors(ctx, fetcher, desc)

@@ -9,7 +9,6 @@ import (
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
@@ -94,11 +93,7 @@ func (t *transfer) lookFor(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	successors := content.Successors
-	if t.opts.Platform != nil {
-		successors = only(platforms.Only(*t.opts.Platform))
-	}
-	t.blobs(ctx, src, root, successors, func(b blob, desc ocispec.Descriptor) {
+	t.blobs(ctx, src, root, t.successors(), func(b blob, desc ocispec.Descriptor) {
 		if has, err := t.dst.Exists(ctx, desc); err == nil && has {
 			t.m.uploads.done(b, t.dst.Reference.Repository)
 		} else if t.m.uploads.plan(b) {
@@ -108,17 +103,16 @@ func (t *transfer) lookFor(ctx context.Context) {
 }
 
 // blobs calls f for the blobs that desc leads to, as far as its manifests can be read.
-func (t *transfer) blobs(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor,
-	successors func(context.Context, content.Fetcher, ocispec.Descriptor) ([]ocispec.Descriptor, error), f func(blob, ocispec.Descriptor)) {
+func (t *transfer) blobs(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor, find successors, f func(blob, ocispec.Descriptor)) {
 	if !images.IsIndexType(desc.MediaType) && !images.IsManifestType(desc.MediaType) {
 		f(blob{t.domain, desc.Digest}, desc)
 		return
 	}
-	below, err := successors(ctx, from, desc)
+	below, err := find(ctx, from, desc)
 	if err != nil {
 		return
 	}
 	for _, d := range below {
-		t.blobs(ctx, from, d, successors, f)
+		t.blobs(ctx, from, d, find, f)
 	}
 }
