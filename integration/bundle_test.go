@@ -200,6 +200,27 @@ func TestBundlePlatform(t *testing.T) {
 	p.boots(t, path)
 }
 
+// TestOtherPlatform asks for a platform that images are not for: copy and bundle say so, as check does.
+func TestOtherPlatform(t *testing.T) {
+	p := newProfile(t, 0, registry.Options{})
+	p.add(t, "one:1", image.Small("linux/amd64", 3))
+	p.add(t, "two:1", image.Multi(4))
+	direct := t.TempDir() + "/berth.toml"
+	write(t, direct, entry(t, p.public, ""))
+	bundle := t.TempDir() + "/a.tar"
+	for _, args := range [][]string{{"check", "--config", direct}, {"copy", "--config", p.config}, {"bundle", "--out", bundle, "--config", direct}} {
+		out, problems, code := berth(t, append(append(args, "--platform", "linux/s390x"), p.refs...)...)
+		for _, want := range []string{"it is for linux/amd64, not for linux/s390x", "it is for linux/amd64, linux/arm64, not for linux/s390x"} {
+			if code != 1 || strings.Count(out, want) != 1 {
+				t.Errorf("%s: got %d\n%s%s\nwant %q", args[0], code, out, problems, want)
+			}
+		}
+	}
+	if _, err := os.Stat(bundle); err == nil {
+		t.Error("got a bundle")
+	}
+}
+
 // TestBundleResumed reads a layer whose connection is lost half-way: what was read is not read again.
 func TestBundleResumed(t *testing.T) {
 	const size, part = 6_000_000, 2_000_000

@@ -57,9 +57,7 @@ func writeBundle(ctx context.Context, cmd *cli.Command) error {
 	defer layout.Discard()
 	progress := newCopyProgress(cmd.Root().Writer, output == "json" || isQuiet(cmd))
 	opts := mirror.BundleOptions{Progress: progress.show}
-	if platform, given, _ := platformOf(cmd); given {
-		opts.Platform = &platform
-	}
+	_, opts.OnePlatform, _ = platformOf(cmd)
 	bundled, err := m.Bundle(ctx, refs, layout, opts, func(i int) { progress.done(refs[i]) })
 	progress.end()
 	if err != nil {

@@ -41,9 +41,7 @@ func copyImages(ctx context.Context, cmd *cli.Command) error {
 	ctx, stop := untilStopped(ctx)
 	defer stop()
 	opts := mirror.CopyOptions{Referrers: cmd.Bool("referrers")}
-	if platform, given, _ := platformOf(cmd); given {
-		opts.Platform = &platform
-	}
+	_, opts.OnePlatform, _ = platformOf(cmd)
 	if path := cmd.String("from"); path != "" {
 		from, err := mirror.OpenBundle(ctx, path)
 		if err != nil {

@@ -5,12 +5,12 @@ package mirror
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	oras "oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
@@ -43,8 +43,9 @@ type Layout interface {
 
 // BundleOptions say what of an image is bundled. The zero value is all of its platforms.
 type BundleOptions struct {
-	// Platform, if it is set, is the one whose blobs are bundled. The manifests of others stay named in the index.
-	Platform *ocispec.Platform
+	// OnePlatform leaves out the blobs of all platforms but the one that images are wanted for. Their manifests stay named in the
+	// index. An image for another platform is an error.
+	OnePlatform bool
 	// Progress is told of bytes that are to be read and of those that are, by several goroutines. It may be nil.
 	Progress func(Step)
 }
@@ -54,7 +55,15 @@ type BundleOptions struct {
 // be nil, is called with the index of each image that is read, by several goroutines.
 func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, opts BundleOptions, done func(i int)) ([]Bundled, error) {
 	bundled := make([]Bundled, len(refs))
-	each(refs, func(i int, ref string) { bundled[i] = m.root(ctx, ref) })
+	each(refs, func(i int, ref string) {
+		b := m.root(ctx, ref)
+		if b.Err == nil && opts.OnePlatform {
+			if _, err := m.only(ctx, b.repo, b.Descriptor); err != nil {
+				b.Err = fmt.Errorf("%s: %w", b.Target.Pull, err)
+			}
+		}
+		bundled[i] = b
+	})
 	if slices.ContainsFunc(bundled, func(b Bundled) bool { return b.Err != nil }) {
 		return bundled, nil
 	}
@@ -70,7 +79,7 @@ func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, opts Bund
 	}
 	each(refs, func(i int, ref string) {
 		b := &bundled[i]
-		t := &transfer{m: m, ref: ref, opts: CopyOptions{Platform: opts.Platform, Progress: opts.Progress}}
+		t := &transfer{m: m, ref: ref, opts: CopyOptions{OnePlatform: opts.OnePlatform, Progress: opts.Progress}}
 		graph := oras.CopyGraphOptions{Concurrency: concurrency, FindSuccessors: t.planned(t.successors())}
 		if err := oras.CopyGraph(ctx, reading{b.repo, t}, to, b.Descriptor, graph); err != nil {
 			b.Err = fmt.Errorf("read %s: %w", b.Target.Pull, err)
@@ -86,8 +95,8 @@ func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, opts Bund
 type successors func(context.Context, content.Fetcher, ocispec.Descriptor) ([]ocispec.Descriptor, error)
 
 func (t *transfer) successors() successors {
-	if t.opts.Platform != nil {
-		return only(platforms.Only(*t.opts.Platform))
+	if t.opts.OnePlatform {
+		return t.m.below
 	}
 	return content.Successors
 }
@@ -126,20 +135,35 @@ func (m *Mirror) root(ctx context.Context, ref string) Bundled {
 	return b
 }
 
-// only returns what finds what a manifest refers to, for one platform.
-func only(platform platforms.MatchComparer) successors {
-	return func(ctx context.Context, fetcher content.Fetcher, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-		if !images.IsIndexType(desc.MediaType) {
-			return content.Successors(ctx, fetcher, desc)
-		}
-		index, err := fetchIndex(ctx, fetcher, desc)
+// only returns the manifest of the platform that images are wanted for, of an index or of an image that has none.
+func (m *Mirror) only(ctx context.Context, from content.Fetcher, root ocispec.Descriptor) (ocispec.Descriptor, error) {
+	if images.IsIndexType(root.MediaType) {
+		index, err := fetchIndex(ctx, from, root)
 		if err != nil {
-			return nil, err
+			return ocispec.Descriptor{}, err
 		}
-		best := choose(index, platform)
+		best := choose(index, m.platform)
 		if best == nil {
-			return nil, platformError{available(index), "the platform that is wanted"}
+			return ocispec.Descriptor{}, platformError{available(index), m.wanted}
 		}
-		return []ocispec.Descriptor{*best}, nil
+		return *best, nil
 	}
+	text, err := content.FetchAll(ctx, from, root)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	var manifest ocispec.Manifest
+	if err := json.Unmarshal(text, &manifest); err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("read manifest %s: %w", root.Digest, err)
+	}
+	return root, m.checkPlatform(ctx, from, manifest.Config)
+}
+
+// below are the [successors] for the platform that images are wanted for.
+func (m *Mirror) below(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	if !images.IsIndexType(desc.MediaType) {
+		return content.Successors(ctx, from, desc)
+	}
+	best, err := m.only(ctx, from, desc)
+	return []ocispec.Descriptor{best}, err
 }

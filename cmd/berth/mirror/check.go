@@ -17,7 +17,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
-	"oras.land/oras-go/v2/registry/remote"
 
 	"github.com/berth-edge/berth/resolver"
 )
@@ -157,7 +156,7 @@ func available(index ocispec.Index) string {
 }
 
 // checkPlatform reads the configuration of an image without an index, which alone says what the image is for.
-func (m *Mirror) checkPlatform(ctx context.Context, repo *remote.Repository, desc ocispec.Descriptor) error {
+func (m *Mirror) checkPlatform(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) error {
 	if !images.IsConfigType(desc.MediaType) {
 		return nil // an artifact
 	}
@@ -165,7 +164,7 @@ func (m *Mirror) checkPlatform(ctx context.Context, repo *remote.Repository, des
 	if desc.Size > most {
 		return fmt.Errorf("configuration of %d bytes is larger than %d", desc.Size, most)
 	}
-	text, err := content.FetchAll(ctx, repo.Blobs(), desc)
+	text, err := content.FetchAll(ctx, from, desc)
 	if err != nil {
 		return fmt.Errorf("configuration of the image: %w", err)
 	}

@@ -29,8 +29,9 @@ import (
 type CopyOptions struct {
 	// From is asked in the place of the registry that the reference names, if it is set.
 	From oras.ReadOnlyTarget
-	// Platform, if it is set, is the one that is copied. The image has another digest then than at its source.
-	Platform *ocispec.Platform
+	// OnePlatform copies the platform only that images are wanted for. The image has another digest then than at its source. An image
+	// for another platform is an error.
+	OnePlatform bool
 	// Referrers takes along signatures and whatever else refers to the image.
 	Referrers bool
 	// Progress is told of bytes that are to be sent and of those that are, by several goroutines. It may be nil.
@@ -222,14 +223,16 @@ func (t *transfer) nameAt(name string) string {
 func (t *transfer) image(ctx context.Context, src oras.ReadOnlyTarget, name string) (ocispec.Descriptor, error) {
 	from := t.nameAt(name)
 	opts := oras.CopyOptions{CopyGraphOptions: t.graph()}
-	if t.opts.Platform != nil {
+	if t.opts.OnePlatform {
 		if _, ok := t.named.(reference.Digested); ok {
 			root, err := src.Resolve(ctx, from)
 			if err == nil && images.IsIndexType(root.MediaType) {
 				return ocispec.Descriptor{}, fmt.Errorf("%s: %w", t.named, errChangesDigest)
 			}
 		}
-		opts.WithTargetPlatform(t.opts.Platform)
+		opts.MapRoot = func(ctx context.Context, src content.ReadOnlyStorage, root ocispec.Descriptor) (ocispec.Descriptor, error) {
+			return t.m.only(ctx, src, root)
+		}
 	}
 	desc, err := oras.Copy(ctx, reading{src, t}, from, t.dst, name, opts)
 	if err != nil {
