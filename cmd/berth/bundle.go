@@ -116,7 +116,7 @@ func printBundled(cmd *cli.Command, output, path, note string, images []bundledI
 	}
 	switch {
 	case failed > 0:
-		fmt.Fprintf(w, "%s%s: of %s, %d could not be read\n", path, note, count(len(images), "image"), failed)
+		fmt.Fprintf(w, "%s%s: of %s, %d failed\n", path, note, count(len(images), "image"), failed)
 	case !isQuiet(cmd):
 		fmt.Fprintf(w, "%s: %s\n", path, count(len(images), "image"))
 	}

@@ -82,7 +82,7 @@ func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, opts Bund
 		t := &transfer{m: m, ref: ref, opts: CopyOptions{OnePlatform: opts.OnePlatform, Progress: opts.Progress}}
 		graph := oras.CopyGraphOptions{Concurrency: concurrency, FindSuccessors: t.planned(t.successors())}
 		if err := oras.CopyGraph(ctx, reading{b.repo, t}, to, b.Descriptor, graph); err != nil {
-			b.Err = fmt.Errorf("read %s: %w", b.Target.Pull, err)
+			b.Err = fmt.Errorf("bundle %s: %w", b.Target.Pull, plainly(err))
 		}
 		if done != nil {
 			done(i)

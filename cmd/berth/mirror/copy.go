@@ -236,7 +236,7 @@ func (t *transfer) image(ctx context.Context, src oras.ReadOnlyTarget, name stri
 	}
 	desc, err := oras.Copy(ctx, reading{src, t}, from, t.dst, name, opts)
 	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("copy %s: %w", t.named, err)
+		return ocispec.Descriptor{}, fmt.Errorf("copy %s: %w", t.named, plainly(err))
 	}
 	return desc, nil
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
+	oras "oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
@@ -47,6 +48,24 @@ func (f Failure) Error() string {
 }
 
 func (f Failure) Unwrap() error { return f.Err }
+
+// plain is an error of a copy without the library's names of its steps, which blame the wrong side of what cannot be read, and
+// without the queries of addresses: a registry may sign where a blob is to be sent.
+type plain struct{ error }
+
+func (p plain) Error() string { return endpoint.RedactQueries(p.error.Error()) }
+
+func (p plain) Unwrap() error { return p.error }
+
+func plainly(err error) error {
+	for {
+		step, ok := err.(*oras.CopyError) //nolint:errorlint // what is outermost
+		if !ok {
+			return plain{err}
+		}
+		err = step.Err
+	}
+}
 
 // platformError is about an image that there is none of for the platform wanted.
 type platformError struct{ has, want string }

@@ -54,7 +54,7 @@ func (t *transfer) bySubject(ctx context.Context, src oras.ReadOnlyGraphTarget, 
 			continue // an index of images that has this one in it, which bundles tell of
 		}
 		if err := oras.CopyGraph(ctx, reading{src, t}, t.dst, referrer, t.graph()); err != nil {
-			return copied, err
+			return copied, plainly(err)
 		}
 		copied++
 		n, err := t.bySubject(ctx, src, referrer)
@@ -79,7 +79,7 @@ func (t *transfer) byTag(ctx context.Context, src oras.ReadOnlyTarget, desc ocis
 			return copied, fmt.Errorf("look for %s: %w", tag, err)
 		}
 		if _, err := oras.Copy(ctx, reading{src, t}, tag, t.dst, tag, oras.CopyOptions{CopyGraphOptions: t.graph()}); err != nil {
-			return copied, fmt.Errorf("copy %s: %w", tag, err)
+			return copied, fmt.Errorf("copy %s: %w", tag, plainly(err))
 		}
 		copied++
 	}
