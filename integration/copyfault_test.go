@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -75,11 +76,7 @@ func TestCopyInterrupted(t *testing.T) {
 // TestStopped tells commands to stop that have files which are not whole: none is left, and the exit status is that of a fault.
 func TestStopped(t *testing.T) {
 	dir := t.TempDir()
-	begun := make(chan struct{}, 100)
-	hang := func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		begun <- struct{}{}
-		registry.Hang(w, r, next)
-	}
+	hang, hanging := hangs()
 	p := newProfile(t, 2, registry.Options{Middleware: registry.Chain(
 		registry.On("GET", "/v2/*/blobs/*", -1, hang), registry.On("POST", "/v2/*/blobs/uploads/", -1, hang))})
 	p.images[p.refs[0]].Push(t, p.own, "cluster/mirror/"+strings.TrimPrefix(p.refs[0], p.public.Host()+"/"))
@@ -95,7 +92,7 @@ func TestStopped(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			<-begun
+			within(t, 10*time.Second, "request", func() bool { return hanging.Load() > 0 })
 			if left, _ := os.ReadDir(dir); len(left) == 0 {
 				t.Fatalf("%q: got no files before the signal", args)
 			}
@@ -104,13 +101,80 @@ func TestStopped(t *testing.T) {
 			if left, _ := os.ReadDir(dir); len(left) > 0 || cmd.ProcessState.ExitCode() != 1 {
 				t.Errorf("%q after %v: got exit status %d and %v left, want 1 and nothing", args, signal, cmd.ProcessState.ExitCode(), left)
 			}
-			for len(begun) > 0 {
-				<-begun
-			}
+			within(t, 10*time.Second, "end of the requests", func() bool { return hanging.Load() == 0 })
 			_ = os.RemoveAll(dir)
 			_ = os.Mkdir(dir, 0o755)
 		}
 	}
+}
+
+// TestBundleKilled kills a run that writes a bundle: the next removes what it left, and not what another is writing.
+func TestBundleKilled(t *testing.T) {
+	var whole atomic.Bool
+	hang, hanging := hangs()
+	p := newProfile(t, 0, registry.Options{Middleware: registry.On("GET", "/v2/*/blobs/*", -1, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if whole.Load() {
+			next.ServeHTTP(w, r)
+		} else {
+			hang(w, r, next)
+		}
+	})})
+	image.Small("linux/amd64", 7).Push(t, p.own, "cluster/mirror/app:1")
+	for _, name := range []string{"app.tar", "app/"} {
+		dir := t.TempDir()
+		args := []string{"bundle", "--out", dir + "/" + name, "--config", p.config, p.public.Host() + "/app:1"}
+		begin := func() (cmd *exec.Cmd, writing []string) {
+			cmd = exec.CommandContext(t.Context(), binaries.Path(t, binaries.Berth), args...)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			within(t, 10*time.Second, "two requests", func() bool { return hanging.Load() == 2 }) // the configuration and a layer
+			return cmd, names(t, dir)
+		}
+		kill := func(cmd *exec.Cmd) {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			within(t, 10*time.Second, "end of the requests", func() bool { return hanging.Load() == 0 })
+		}
+		whole.Store(false)
+		cmd, killed := begin()
+		kill(cmd)
+		cmd, writing := begin()
+		if len(writing) != 1 || slices.Equal(writing, killed) {
+			t.Errorf("%s: got %q, want what a run is writing, and no more", name, writing)
+		}
+		whole.Store(true)
+		if out, problems, code := berth(t, args...); code != 0 {
+			t.Fatalf("%s: got %d\n%s%s", name, code, out, problems)
+		}
+		if left := names(t, dir); len(left) != 2 || left[0] != writing[0] {
+			t.Errorf("%s: got %q, want the bundle, and %s, which another run is writing", name, left, writing)
+		}
+		kill(cmd)
+	}
+}
+
+// hangs returns a fault that answers nothing, and how many requests have met it and wait.
+func hangs() (fault registry.Fault, hanging *atomic.Int64) {
+	hanging = &atomic.Int64{}
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		defer hanging.Add(-1)
+		hanging.Add(1)
+		registry.Hang(w, r, next)
+	}, hanging
+}
+
+// names are those of the files in a directory.
+func names(t testing.TB, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
 }
 
 // TestCopyGoesOn copies a whole cluster after a part of it: a layer that an image has which was copied before is mounted.

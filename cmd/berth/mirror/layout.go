@@ -14,8 +14,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
@@ -31,10 +33,35 @@ func NewLayout(path string) (Writing, error) {
 	if _, err := os.Lstat(strings.TrimSuffix(path, "/")); err == nil {
 		return nil, fmt.Errorf("write %s: %w; remove it, or choose another name", path, fs.ErrExist)
 	}
+	sweep(path)
 	if strings.HasSuffix(path, "/") {
 		return newDirectory(filepath.Clean(path))
 	}
 	return newArchive(path)
+}
+
+// unfinished is how the names begin of what is not a whole bundle yet.
+func unfinished(path string) string { return "." + filepath.Base(path) + "." }
+
+// sweep removes what runs that were killed left of a bundle. What another run is writing is locked.
+func sweep(path string) {
+	dir := filepath.Dir(filepath.Clean(path))
+	entries, _ := os.ReadDir(dir) // that it cannot be read is said when it is written to
+	for _, entry := range entries {
+		number, ok := strings.CutPrefix(entry.Name(), unfinished(path))
+		if _, err := strconv.ParseUint(number, 10, 64); !ok || err != nil {
+			continue
+		}
+		left := filepath.Join(dir, entry.Name())
+		f, err := os.Open(left)
+		if err != nil {
+			continue
+		}
+		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+			_ = os.RemoveAll(left)
+		}
+		f.Close()
+	}
 }
 
 // Writing is a layout that is being written.
@@ -49,17 +76,28 @@ type Writing interface {
 // directory is an OCI layout directory. The list of images is written last.
 type directory struct {
 	*oci.Storage
+	lock       *os.File // the directory, see sweep
 	temp, path string
 	index      ocispec.Index
 }
 
 func newDirectory(path string) (*directory, error) {
-	temp, err := os.MkdirTemp(filepath.Dir(path), "."+filepath.Base(path)+".")
+	temp, err := os.MkdirTemp(filepath.Dir(path), unfinished(path))
 	if err != nil {
 		return nil, err
 	}
-	storage, err := oci.NewStorage(temp)
-	return &directory{storage, temp, path, ocispec.Index{}}, err
+	d := &directory{temp: temp, path: path}
+	if d.Storage, err = oci.NewStorage(temp); err == nil {
+		d.lock, err = os.Open(temp)
+	}
+	if err == nil {
+		err = syscall.Flock(int(d.lock.Fd()), syscall.LOCK_EX)
+	}
+	if err != nil {
+		d.Discard()
+		return nil, err
+	}
+	return d, nil
 }
 
 func (d *directory) Index(index ocispec.Index) error {
@@ -83,7 +121,10 @@ func (d *directory) Commit() error {
 	return os.Rename(d.temp, d.path)
 }
 
-func (d *directory) Discard() { _ = os.RemoveAll(d.temp) }
+func (d *directory) Discard() {
+	_ = os.RemoveAll(d.temp)
+	d.lock.Close()
+}
 
 var layoutVersion = ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion}
 
@@ -100,9 +141,12 @@ type archive struct {
 }
 
 func newArchive(path string) (*archive, error) {
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".")
+	file, err := os.CreateTemp(filepath.Dir(path), unfinished(path))
 	if err != nil {
 		return nil, err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, errors.Join(err, file.Close(), os.Remove(file.Name()))
 	}
 	a := &archive{path: path, file: file, have: map[digest.Digest]bool{}}
 	var to io.Writer = file
