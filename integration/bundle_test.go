@@ -164,7 +164,8 @@ func (p profile) fills(t testing.TB, bundle string) {
 	p.config = filepath.Join(t.TempDir(), "berth.toml")
 	write(t, p.config, entry(t, p.own, "cluster", login("ann", "s3cret"))+rule(p.public.Host(), p.own.Host()+"/cluster/mirror"))
 	p.public.Log.Reset()
-	if out, code := p.copied(t, "--from", bundle); code != 0 || !strings.Contains(out, "8 images: 8 copied, ") {
+	if out, code := p.copied(t, "--from", bundle, "--referrers"); code != 0 || !strings.Contains(out, "8 images: 8 copied, ") ||
+		!strings.Contains(out, "warning: a bundle holds images only; --referrers finds nothing in one\n") {
 		t.Fatalf("copy --from %s: got %d\n%s", bundle, code, out)
 	}
 	if present, out := p.checked(t); present != len(p.refs) {

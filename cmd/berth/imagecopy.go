@@ -49,6 +49,9 @@ func copyImages(ctx context.Context, cmd *cli.Command) error {
 		}
 		defer from.Close()
 		opts.From = from
+		if opts.Referrers && !isQuiet(cmd) {
+			fmt.Fprintln(cmd.Root().ErrWriter, "warning: a bundle holds images only; --referrers finds nothing in one")
+		}
 	}
 	w := cmd.Root().Writer
 	progress := newCopyProgress(w, output == "json" || isQuiet(cmd))
