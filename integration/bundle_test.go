@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -219,6 +220,34 @@ func TestOtherPlatform(t *testing.T) {
 	}
 	if _, err := os.Stat(bundle); err == nil {
 		t.Error("got a bundle")
+	}
+}
+
+// TestAbsentPlatform copies and bundles an index that is whole for one platform only: without --platform that is an error which names
+// it, with it that platform is taken.
+func TestAbsentPlatform(t *testing.T) {
+	img := image.Multi(8)
+	public := registry.Start(t, registry.Options{Middleware: registry.On("GET", "/v2/*/manifests/"+img.For("linux/arm64").Digest.String(), -1, registry.Fail(http.StatusNotFound))})
+	img.Push(t, public, "team/app:1")
+	ref := public.Host() + "/team/app:1"
+	dir := t.TempDir()
+	held := image.WriteFile(t, dir+"/held.tar", image.Tar(image.OCI([]image.Named{img.Name(ref)}, "linux/amd64")))
+	write(t, dir+"/direct.toml", entry(t, public, ""))
+	for _, args := range [][]string{
+		{"copy", "--config", dir + "/copy.toml"},
+		{"copy", "--config", dir + "/copy.toml", "--from", held},
+		{"bundle", "--config", dir + "/direct.toml", "--out", dir + "/app.tar"},
+	} {
+		own := registry.Start(t, registry.Options{})
+		write(t, dir+"/copy.toml", entry(t, public, "")+entry(t, own, "")+rule(public.Host(), own.Host()+"/m"))
+		args = append(args, ref)
+		out, problems, code := berth(t, args...)
+		if want := "its image for linux/arm64 is absent; name the platform to take with --platform: "; code != 1 || !strings.Contains(out, want) {
+			t.Errorf("%q: got %d\n%s%s\nwant %q", args, code, out, problems, want)
+		}
+		if out, problems, code := berth(t, append(args, "--platform", "linux/amd64")...); code != 0 {
+			t.Errorf("%q for one platform: got %d\n%s%s", args, code, out, problems)
+		}
 	}
 }
 

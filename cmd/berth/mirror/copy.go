@@ -15,10 +15,12 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	oras "oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote"
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
@@ -320,7 +322,10 @@ type reading struct {
 // Fetch implements [content.Fetcher].
 func (r reading) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	body, err := r.ReadOnlyTarget.Fetch(ctx, desc)
-	if err != nil {
+	switch {
+	case errors.Is(err, errdef.ErrNotFound) && desc.Platform != nil:
+		return nil, fmt.Errorf("its image for %s is absent; name the platform to take with --platform: %w", platforms.Format(*desc.Platform), err)
+	case err != nil:
 		return nil, err
 	}
 	if _, ok := r.ReadOnlyTarget.(*remote.Repository); ok {

@@ -82,11 +82,7 @@ func (s *BundleSource) Exists(_ context.Context, desc ocispec.Descriptor) (bool,
 // Fetch implements [content.Fetcher].
 func (s *BundleSource) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	if !s.bundle.Has(desc.Digest) {
-		what := "blob"
-		if desc.Platform != nil {
-			what = "image for " + desc.Platform.OS + "/" + desc.Platform.Architecture
-		}
-		return nil, fmt.Errorf("bundle %s has no %s %s; copy the one platform that it has with --platform: %w", s.bundle.Path(), what, desc.Digest, errdef.ErrNotFound)
+		return nil, fmt.Errorf("bundle %s has no blob %s: %w", s.bundle.Path(), desc.Digest, errdef.ErrNotFound)
 	}
 	return s.blobs.Fetch(ctx, desc)
 }
