@@ -25,7 +25,7 @@ func bundleCommand() *cli.Command {
 			"berth bundle --check cluster.tar.zst",
 		),
 		OnUsageError: onUsageError,
-		Flags: append(imageFlags(),
+		Flags: append(imageFlags("the one platform to bundle, such as linux/arm64; all by default"),
 			&cli.StringFlag{Name: "out", Aliases: []string{"o"}, Usage: "the bundle to write"},
 			&cli.StringFlag{Name: "output", Usage: "json, or text", Value: "text"}, // -o names the bundle
 			&cli.StringFlag{Name: "check", Usage: "read a bundle, and compare all that it holds with its digests; nothing is written"},

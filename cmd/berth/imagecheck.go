@@ -24,7 +24,7 @@ func imageCheckCommand() *cli.Command {
 			"helm template ./chart | berth check --output json -f -",
 		),
 		OnUsageError: onUsageError,
-		Flags:        append(imageFlags(), outputFlag()),
+		Flags:        append(imageFlags("platform that the images are for, such as linux/arm64; this machine's by default"), outputFlag()),
 		Action:       checkImages,
 	}
 }

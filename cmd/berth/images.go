@@ -18,11 +18,11 @@ import (
 	"github.com/berth-edge/berth/resolver"
 )
 
-// imageFlags are those of the commands that go to registries.
-func imageFlags() []cli.Flag {
+// imageFlags are those of the commands that go to registries. usage is that of --platform.
+func imageFlags(usage string) []cli.Flag {
 	return []cli.Flag{
 		configFlag(), fileFlag(),
-		&cli.StringFlag{Name: "platform", Usage: "platform of the images, such as linux/arm64; this machine's by default"},
+		&cli.StringFlag{Name: "platform", Usage: usage},
 	}
 }
 
