@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/berth-edge/berth/cmd/berth/workload"
+	"github.com/berth-edge/berth/resolver"
 )
 
 // fileFlag names what to find images in, as package workload does.
@@ -25,7 +26,7 @@ func fileFlag() cli.Flag {
 const wantedHelp = "\nReferences are arguments, or are found in what -f names: Kubernetes manifests of any kind with a pod template, as YAML\n" +
 	"or JSON, the output of helm template and of kubeadm config images list, and plain lists with comments after #.\nThe argument - is -f -."
 
-// wantedImages returns the references that a command is about: its arguments as they are, then what is found in files, each
+// wantedImages returns the references that a command is about: its arguments as they are, then what else is found in files, each
 // image once.
 func wantedImages(cmd *cli.Command) ([]string, error) {
 	refs, files := slices.Clone(cmd.Args().Slice()), slices.Clone(cmd.StringSlice("file"))
@@ -50,8 +51,16 @@ func wantedImages(cmd *cli.Command) ([]string, error) {
 			fmt.Fprintf(cmd.Root().ErrWriter, "note: %s is left alone: of a directory .yaml, .yml, .json and .txt are read\n", path)
 		}
 	}
+	given := map[string]bool{}
+	for _, ref := range refs {
+		if named, err := resolver.ParseNamed(ref); err == nil {
+			given[named.String()] = true
+		}
+	}
 	for _, image := range found.Images {
-		refs = append(refs, image.Ref)
+		if !given[image.Named.String()] {
+			refs = append(refs, image.Ref)
+		}
 	}
 	return refs, nil
 }
