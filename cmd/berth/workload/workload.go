@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -27,6 +28,9 @@ import (
 
 // Stdin is the path that stands for standard input.
 const Stdin = "-"
+
+// stdinName is what errors call it.
+const stdinName = "standard input"
 
 // Place is where an image is named.
 type Place struct {
@@ -65,9 +69,18 @@ func Read(paths []string, stdin io.Reader) (Found, error) {
 		r.path(path)
 	}
 	if len(r.errs) == 0 && len(r.found.Images) == 0 {
-		r.errs = append(r.errs, fmt.Errorf("find images in %s: there are none", strings.Join(paths, ", ")))
+		r.errs = append(r.errs, fmt.Errorf("find images in %s: there are none", strings.Join(named(paths), ", ")))
 	}
 	return r.found, errors.Join(r.errs...)
+}
+
+// named are paths as errors name them.
+func named(paths []string) []string {
+	names := slices.Clone(paths)
+	if i := slices.Index(names, Stdin); i >= 0 {
+		names[i] = stdinName
+	}
+	return names
 }
 
 // reader gathers what is found.
