@@ -63,6 +63,43 @@ func TestPermissions(t *testing.T) {
 	}
 }
 
+// SEC-09: who can write a certificate decides whom secrets go to; that others can read one is as it should be. Half of a pair is
+// checked as the other is.
+func TestPermissionsOfCertificates(t *testing.T) {
+	cert, key := keyPair(t, 1<<40)
+	for _, tt := range []struct {
+		key  string
+		mode os.FileMode
+		bad  bool
+	}{
+		{"certificates[0]", 0o644, false},
+		{"certificates[0]", 0o664, true},
+		{"certificates[0]", 0o646, true},
+		{"client_certificate", 0o644, false},
+		{"client_certificate", 0o664, true},
+		{"client_key", 0o600, false},
+		{"client_key", 0o620, true},
+	} {
+		t.Run(fmt.Sprintf("%s %04o", tt.key, tt.mode), func(t *testing.T) {
+			files := map[string]string{"certificates[0]": write(t, "ca.pem", cert), "client_certificate": write(t, "cert.pem", cert), "client_key": write(t, "key.pem", key)}
+			if err := os.Chmod(files[tt.key], tt.mode); err != nil {
+				t.Fatal(err)
+			}
+			file := write(t, "berth.toml", fmt.Sprintf("[[registries]]\ndomain = \"r.io\"\ncertificates = [%q]\nclient_certificate = %q\nclient_key = %q\n",
+				files["certificates[0]"], files["client_certificate"], files["client_key"]))
+			what := fmt.Sprintf("%s has mode %04o: others can write to it; chmod go-w %[1]s", files[tt.key], tt.mode)
+			_, err := loadOne(file)
+			if tt.bad && (err == nil || !strings.HasSuffix(err.Error(), "registries[0]."+tt.key+": "+what)) || !tt.bad && err != nil {
+				t.Errorf("got %v, want %v: %s", err, tt.bad, what)
+			}
+			loaded, err := config.LoadFile(file)
+			if got, want := strings.Join(loaded.Warnings, "\n"), what+"; a node refuses to go by it"; err != nil || strings.Contains(got, want) != tt.bad {
+				t.Errorf("LoadFile: got warnings %q, %v, want %v: %q", got, err, tt.bad, want)
+			}
+		})
+	}
+}
+
 // A7: a directory that others can write to lets them replace the file; a link counts as what it leads to.
 func TestPermissionsAround(t *testing.T) {
 	dir := t.TempDir()

@@ -153,8 +153,10 @@ func (l *loader) pem(t *strict.Table, key, text string) (pem string, ok bool) {
 	content, err := l.content(text)
 	if err != nil {
 		t.Problem(key, "%s: %v", text, err)
+		return "", false
 	}
-	return string(content), err == nil
+	l.checkNamed(t, key, text)
+	return string(content), true
 }
 
 // notPEM does not quote the value, which may be a key without its head line.

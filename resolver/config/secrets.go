@@ -33,7 +33,19 @@ func (l *loader) inline(t *strict.Table, key string) {
 	}
 }
 
-// checkSecrets looks at who can write and read the files with secrets, each once.
+// checkNamed refuses a certificate or a key that others can write: it decides whom secrets go to. An operator who looks at the
+// configuration elsewhere is warned.
+func (l *loader) checkNamed(t *strict.Table, key, path string) {
+	if l.inForce {
+		if err := l.loaded.Inputs.checkWritable(path); err != nil {
+			t.Problem(key, "%v", err)
+		}
+	} else if err := permission.Writable(path); err != nil {
+		l.warn("%v; a node refuses to go by it", err)
+	}
+}
+
+// checkSecrets looks at who can read the files with secrets, each once.
 func (l *loader) checkSecrets() {
 	seen := map[string]bool{}
 	for _, s := range l.secrets {
@@ -41,11 +53,6 @@ func (l *loader) checkSecrets() {
 			continue
 		}
 		seen[s.path] = true
-		if l.inForce && s.path != s.table.File() {
-			if err := l.loaded.Inputs.checkWritable(s.path); err != nil {
-				s.table.Problem(s.key, "%v", err)
-			}
-		}
 		if err := permission.Readable(s.path); err != nil && l.strict {
 			s.table.Problem(s.key, "%v", err)
 		} else if err != nil {
