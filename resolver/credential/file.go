@@ -95,7 +95,7 @@ func (f *file[T]) permitted() (warning, err error) {
 		return nil, err
 	}
 	warning = permission.Readable(f.path)
-	if f.strict {
+	if f.strict || errors.Is(warning, os.ErrNotExist) {
 		return nil, warning
 	}
 	return warning, nil
