@@ -95,6 +95,13 @@ type Keychain interface {
 	Credential(ctx context.Context, image string, refused Credential) (Credential, error)
 }
 
+// A Versioned keychain is one whose credentials an operator may change while it is in use.
+type Versioned interface {
+	Keychain
+	// Version grows with every change. It is asked for often, and runs no helper.
+	Version(ctx context.Context) int
+}
+
 // CheckSecret reports what makes s unfit for a password: it is empty, or has a control character, which HTTP
 // cannot carry (RFC 7617). The error does not quote s.
 func CheckSecret(s string) error {

@@ -180,7 +180,10 @@ type dockerKeychain struct {
 	helpers map[string]*shared
 }
 
-var _ Keychain = (*dockerKeychain)(nil)
+var _ Versioned = (*dockerKeychain)(nil)
+
+// Version implements [Versioned].
+func (k *dockerKeychain) Version(ctx context.Context) int { return k.file.version(ctx) }
 
 // Credential implements [Keychain].
 func (k *dockerKeychain) Credential(ctx context.Context, image string, refused Credential) (Credential, error) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"syscall"
@@ -38,6 +39,7 @@ type file[T any] struct {
 	seen   stamp // of what was read last
 	good   bool  // value is one that was good
 	value  T
+	turns  int    // how often value became another
 	err    error  // of what was read last
 	warned string // what was warned of last
 }
@@ -89,6 +91,14 @@ func (f *file[T]) read(ctx context.Context) (T, error) {
 	return f.value, nil
 }
 
+// version counts the changes of what read returns.
+func (f *file[T]) version(ctx context.Context) int {
+	_, _ = f.read(ctx) // who asks for a credential is told
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.turns
+}
+
 // permitted returns an error if the file is one that others can write, and a warning if they can read it.
 func (f *file[T]) permitted() (warning, err error) {
 	if err := permission.Writable(f.path); err != nil {
@@ -132,10 +142,11 @@ func (f *file[T]) refresh() error {
 	f.seen = seen
 	if err == nil {
 		var value T
-		if value, err = f.parse(content); err == nil {
-			f.value, f.good = value, true
-		} else {
+		if value, err = f.parse(content); err != nil {
 			err = fmt.Errorf("%s: %w", f.path, err)
+		} else if !f.good || !reflect.DeepEqual(value, f.value) {
+			f.value, f.good = value, true
+			f.turns++
 		}
 	}
 	f.err = err
@@ -172,6 +183,11 @@ type passwordFile struct {
 	username string
 	file     *file[Secret]
 }
+
+var _ Versioned = (*passwordFile)(nil)
+
+// Version implements [Versioned].
+func (p *passwordFile) Version(ctx context.Context) int { return p.file.version(ctx) }
 
 // Credential implements [Keychain].
 func (p *passwordFile) Credential(ctx context.Context, _ string, _ Credential) (Credential, error) {

@@ -41,12 +41,14 @@ type learned struct {
 	auth.Challenge
 	basic credential.Credential // what it gets, if it asks for a password; zero is to be found anew
 	asked time.Time             // when the keychain was asked for basic
+	of    int                   // the version of the keychain that basic is of
 	open  bool                  // it was not asked without a credential, and may be open to all
 }
 
 type token struct {
 	value   string
 	expires time.Time
+	of      int // the version of the keychain whose credential it was made of
 }
 
 var _ docker.Authorizer = (*Authorizer)(nil)
@@ -57,8 +59,37 @@ func (e *Endpoint) Authorizer(keychain credential.Keychain) *Authorizer {
 	return &Authorizer{endpoint: e, keychain: keychain, challenges: map[string]learned{}, tokens: map[string]token{}}
 }
 
+// pullAuthorizer is the authorizer of one pull. It ends as it began: tokens and passwords are good for it that were in use
+// when it began, or that came later, and none that an operator had replaced by then.
+type pullAuthorizer struct {
+	*Authorizer
+	begin sync.Once
+	since int // the version of the keychain
+}
+
+var _ docker.Authorizer = (*pullAuthorizer)(nil)
+
+// Authorize implements [docker.Authorizer].
+func (p *pullAuthorizer) Authorize(ctx context.Context, req *http.Request) error {
+	p.begin.Do(func() { p.since = p.version(ctx) })
+	return p.authorize(ctx, req, p.since)
+}
+
+// version is that of the keychain, 0 if it has none.
+func (a *Authorizer) version(ctx context.Context) int {
+	if k, ok := a.keychain.(credential.Versioned); ok {
+		return k.Version(ctx)
+	}
+	return 0
+}
+
 // Authorize implements [docker.Authorizer].
 func (a *Authorizer) Authorize(ctx context.Context, req *http.Request) error {
+	return a.authorize(ctx, req, a.version(ctx))
+}
+
+// authorize uses nothing that is of a version of the keychain before since.
+func (a *Authorizer) authorize(ctx context.Context, req *http.Request, since int) error {
 	challenge, guessed, ok := a.challenge(ctx)
 	switch {
 	case !ok || !a.endpoint.isOwn(req.URL):
@@ -68,9 +99,9 @@ func (a *Authorizer) Authorize(ctx context.Context, req *http.Request) error {
 	}
 	var err error
 	if challenge.Scheme == auth.BasicAuth {
-		err = a.authorizeBasic(ctx, req, challenge)
+		err = a.authorizeBasic(ctx, req, challenge, since)
 	} else {
-		err = a.authorizeBearer(ctx, req, challenge.Challenge)
+		err = a.authorizeBearer(ctx, req, challenge.Challenge, since)
 	}
 	if guessed && err != nil && ctx.Err() == nil && !errors.Is(err, credential.ErrUnavailable) {
 		return nil // this repository may be open to all; if it is not, the registry says so

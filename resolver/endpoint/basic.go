@@ -24,9 +24,10 @@ const basicFor = 5 * time.Second
 
 // authorizeBasic sends a username and a password: those that the repository got a moment ago, unless they were refused
 // since. A guess that is refused is followed by a request without any, see learnBasic.
-func (a *Authorizer) authorizeBasic(ctx context.Context, req *http.Request, known learned) error {
+func (a *Authorizer) authorizeBasic(ctx context.Context, req *http.Request, known learned, since int) error {
 	cred := known.basic
-	if cred.IsZero() || time.Since(known.asked) > basicFor || a.endpoint.trials.check(sent{cred, ""}, a.image(ctx)) != nil {
+	if cred.IsZero() || time.Since(known.asked) > basicFor || known.of < since || a.endpoint.trials.check(sent{cred, ""}, a.image(ctx)) != nil {
+		version := a.version(ctx)
 		fresh, err := a.credential(ctx, "")
 		if err != nil {
 			return err
@@ -34,7 +35,7 @@ func (a *Authorizer) authorizeBasic(ctx context.Context, req *http.Request, know
 		cred = fresh
 		a.mu.Lock()
 		if l, ok := a.challenges[scopes(ctx)]; ok { // and not a guess
-			l.basic, l.asked = cred, time.Now()
+			l.basic, l.asked, l.of = cred, time.Now(), version
 			a.challenges[scopes(ctx)] = l
 		}
 		a.mu.Unlock()
@@ -62,6 +63,7 @@ func (a *Authorizer) learnBasic(ctx context.Context, c auth.Challenge, req *http
 		}
 	}
 	a.mu.Unlock()
+	version := a.version(ctx)
 	cred, err := a.credential(ctx, "")
 	if err != nil {
 		return err
@@ -71,7 +73,7 @@ func (a *Authorizer) learnBasic(ctx context.Context, c auth.Challenge, req *http
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.learn(ctx, learned{Challenge: c, basic: cred, asked: time.Now()})
+	a.learn(ctx, learned{Challenge: c, basic: cred, asked: time.Now(), of: version})
 	return nil
 }
 

@@ -19,8 +19,8 @@ import (
 	"github.com/berth-edge/berth/resolver/credential"
 )
 
-func (a *Authorizer) authorizeBearer(ctx context.Context, req *http.Request, c auth.Challenge) error {
-	value, err := a.token(ctx, c)
+func (a *Authorizer) authorizeBearer(ctx context.Context, req *http.Request, c auth.Challenge, since int) error {
+	value, err := a.token(ctx, c, since)
 	if err != nil {
 		return err
 	}
@@ -48,8 +48,9 @@ func (a *Authorizer) learnBearer(ctx context.Context, c auth.Challenge, req *htt
 	return nil
 }
 
-// token returns a token for the scopes of ctx: one that is still good, or a new one, fetched once for all who wait.
-func (a *Authorizer) token(ctx context.Context, c auth.Challenge) (string, error) {
+// token returns a token for the scopes of ctx: one that is still good and not of before since, or a new one, fetched once for
+// all who wait.
+func (a *Authorizer) token(ctx context.Context, c auth.Challenge, since int) (string, error) {
 	options := auth.TokenOptions{
 		Realm:   c.Parameters["realm"],
 		Service: c.Parameters["service"],
@@ -59,10 +60,10 @@ func (a *Authorizer) token(ctx context.Context, c auth.Challenge) (string, error
 	a.mu.Lock()
 	t, ok := a.tokens[key]
 	a.mu.Unlock()
-	if ok && time.Now().Before(t.expires) {
+	if ok && t.of >= since && time.Now().Before(t.expires) {
 		return t.value, nil
 	}
-	fetched := a.fetches.DoChan(key, func() (_ any, err error) {
+	fetched := a.fetches.DoChan(fmt.Sprint(since, " ", key), func() (_ any, err error) {
 		defer func() { // it runs in a goroutine of its own, in which a panic would end containerd
 			if r := recover(); r != nil {
 				err = fmt.Errorf("fetch token: panic: %v", r)
@@ -82,6 +83,7 @@ func (a *Authorizer) token(ctx context.Context, c auth.Challenge) (string, error
 }
 
 func (a *Authorizer) fetch(ctx context.Context, key string, options auth.TokenOptions) (string, error) {
+	version := a.version(ctx)
 	cred, err := a.credential(ctx, options.Realm)
 	if err != nil {
 		return "", err
@@ -99,6 +101,7 @@ func (a *Authorizer) fetch(ctx context.Context, key string, options auth.TokenOp
 	if err != nil {
 		return "", err
 	}
+	t.of = version
 	a.remember(key, t)
 	return t.value, nil
 }

@@ -66,14 +66,14 @@ func apiHost(host string) string {
 }
 
 // Hosts returns what containerd's docker resolver asks for, with auth or, if that is nil, with the endpoint's own
-// authorizer, whose tokens every pull shares.
+// authorizer, whose tokens every pull shares. They are for one pull.
 func (e *Endpoint) Hosts(auth *Authorizer) docker.RegistryHosts {
 	if auth == nil {
 		auth = e.auth
 	}
 	host := docker.RegistryHost{
 		Client:       &http.Client{Transport: roundTripper(func(req *http.Request) (*http.Response, error) { return e.roundTrip(req, auth) })},
-		Authorizer:   auth,
+		Authorizer:   &pullAuthorizer{Authorizer: auth},
 		Host:         e.host,
 		Scheme:       "https",
 		Path:         "/v2",

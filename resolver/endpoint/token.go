@@ -107,7 +107,7 @@ func newToken(value string, seconds int) token {
 	if seconds > 0 {
 		life = min(time.Duration(min(seconds, int(maxTokenLife/time.Second)))*time.Second, maxTokenLife)
 	}
-	return token{value, time.Now().Add(life * 9 / 10)}
+	return token{value: value, expires: time.Now().Add(life * 9 / 10)}
 }
 
 func (e *Endpoint) sendToken(req *http.Request, a *Authorizer) (*http.Response, error) {
