@@ -40,7 +40,7 @@ type programs struct {
 	dirs    []string
 	environ []string
 	timeout time.Duration
-	slots   chan struct{}
+	slots   *slots
 }
 
 func newPrograms(dirs string, timeout time.Duration) *programs {
@@ -50,7 +50,7 @@ func newPrograms(dirs string, timeout time.Duration) *programs {
 	if timeout == 0 {
 		timeout = defaultHelperTimeout
 	}
-	return &programs{dirs: strings.Split(dirs, ":"), environ: environ(), timeout: timeout, slots: make(chan struct{}, maxHelpersAtOnce)}
+	return &programs{dirs: strings.Split(dirs, ":"), environ: environ(), timeout: timeout, slots: newSlots(maxHelpersAtOnce)}
 }
 
 var programName = pattern(`^[A-Za-z0-9._-]+$`)
@@ -121,12 +121,11 @@ func (p *programs) run(ctx context.Context, i invocation) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("helper %q: %w", name, err)
 	}
-	select {
-	case p.slots <- struct{}{}:
-		defer func() { <-p.slots }()
-	case <-ctx.Done():
-		return "", fmt.Errorf("helper %q: %w", name, ctx.Err())
+	release, err := p.slots.take(ctx, name, p.timeout+outputDelay)
+	if err != nil {
+		return "", fmt.Errorf("helper %q: %w", name, err)
 	}
+	defer release()
 	limited, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	stdout, stderr := &capture{max: maxOutput, full: cancel}, &capture{max: maxErrorOutput}
