@@ -5,10 +5,13 @@ package credential_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -165,6 +168,49 @@ func TestHelperHangs(t *testing.T) {
 			for start := time.Now(); len(h.Left(t)) > 0; time.Sleep(10 * time.Millisecond) {
 				if time.Since(start) > time.Second {
 					t.Fatalf("got processes %v left", h.Left(t))
+				}
+			}
+		})
+	}
+}
+
+// C2: a child that left the helper's process group lives on, and holds nothing of ours: no pull, no place among the helpers, no
+// pipe.
+func TestHelperLeavesADaemon(t *testing.T) {
+	for name, script := range map[string]helpertest.Script{
+		"ended": {Stdout: secretAnswer, Child: true, Detached: true},
+		"hangs": {Child: true, Detached: true, Sleep: 10 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, source := dockerHelper(t, script)
+			t.Cleanup(func() {
+				for _, pid := range h.Left(t) {
+					_ = syscall.Kill(pid, syscall.SIGKILL)
+				}
+			})
+			source.HelperTimeout = time.Second
+			k := source.Keychain()
+			files, goroutines := openFiles(t), runtime.NumGoroutine()
+			failed := make(chan error)
+			for i := range 6 { // more than run at once
+				go func() {
+					_, err := k.Credential(t.Context(), fmt.Sprintf("reg%d.test/app", i), credential.Credential{})
+					failed <- err
+				}()
+			}
+			for range 6 {
+				if err := <-failed; script.Stdout == "" {
+					wantUnavailable(t, err, "no answer in 1s; it was killed")
+				} else if err != nil {
+					t.Error(err)
+				}
+			}
+			if left := h.Left(t); len(left) != 6 {
+				t.Errorf("got %d processes left, want the six that left the group", len(left))
+			}
+			for start := time.Now(); openFiles(t) > files || runtime.NumGoroutine() > goroutines; time.Sleep(10 * time.Millisecond) {
+				if time.Since(start) > 5*time.Second {
+					t.Fatalf("got %d open files and %d goroutines, %d and %d before", openFiles(t), runtime.NumGoroutine(), files, goroutines)
 				}
 			}
 		})

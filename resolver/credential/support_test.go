@@ -41,3 +41,13 @@ func residentPeak(t *testing.T) int64 {
 	}
 	return kB << 10
 }
+
+// openFiles counts the file descriptors of this process.
+func openFiles(t testing.TB) int {
+	t.Helper()
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(files)
+}

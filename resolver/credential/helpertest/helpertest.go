@@ -38,6 +38,8 @@ type Script struct {
 	Stubborn bool
 	// Child lets it start one that sleeps for ten minutes, and holds the output open.
 	Child bool
+	// Detached lets that child leave the helper's session and process group.
+	Detached bool
 }
 
 // Run is one run of a helper.

@@ -57,6 +57,7 @@ func run() (int, error) {
 	if s.Child {
 		child := exec.Command(path, "sleep") //nolint:noctx // it outlives this process
 		child.Stdout, child.Stderr = os.Stdout, os.Stderr
+		child.SysProcAttr = &syscall.SysProcAttr{Setsid: s.Detached}
 		if err := child.Start(); err != nil {
 			return 0, err
 		}
