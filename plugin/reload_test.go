@@ -97,7 +97,8 @@ func TestBadChangeKeepsTheLastGood(t *testing.T) {
 		{"mistake", "[[rules]]\nfrom = \"quay.io\"\n", ":1: rules[0].to: is empty"},
 		{"unknown key", to("r.io") + "x = 1\n", ":4: rules[0].x: unknown key"},
 		{"certificate that is gone", "[[registries]]\ndomain = \"r.io\"\ncertificates = [\"/absent/ca.pem\"]\n", ":3: registries[0].certificates[0]: /absent/ca.pem: cannot be read"},
-		{"empty", "", "no registry and no rule is left"},
+		{"empty", "", "is empty, and was not; write registries and rules into it, or remove it"},
+		{"nothing but a comment", "# old.io is gone\n", "no registry and no rule is left"},
 		{"deleted", "-", "no registry and no rule is left"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -138,6 +139,32 @@ func TestBadChangeKeepsTheLastGood(t *testing.T) {
 				t.Errorf("mended: got metrics %v, status %v", m, r.status())
 			}
 		})
+	}
+}
+
+// H3: one of several files that is emptied takes none of its rules with it, as one that is removed does.
+func TestOneFileIsEmptied(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, dir+"/a.toml", to("old.io"))
+	writeFile(t, dir+"/b.toml", "[[rules]]\nfrom = \"ghcr.io\"\ndeny = true\n")
+	r, ctx, _ := newResolver(t, dir+"/*.toml")
+	rules := func() int {
+		t.Helper()
+		routes, err := r.Routes(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(routes.Config().Rules)
+	}
+	writeFile(t, dir+"/b.toml", "")
+	if got, want := rules(), []string{dir + "/b.toml: is empty, and was not; write registries and rules into it, or remove it"}; got != 2 || !slices.Equal(r.status().Refused, want) {
+		t.Errorf("emptied: got %d rules and %q refused, want both rules and %q", got, r.status().Refused, want)
+	}
+	if err := os.Remove(dir + "/b.toml"); err != nil {
+		t.Fatal(err)
+	}
+	if got := rules(); got != 1 || len(r.status().Refused) > 0 {
+		t.Errorf("removed: got %d rules and %q refused, want one rule", got, r.status().Refused)
 	}
 }
 

@@ -6,6 +6,7 @@ package plugin
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -156,11 +157,59 @@ func TestUnconfiguredUntilAFileAppears(t *testing.T) {
 	if routes, err := r.Routes(ctx); err != nil || routes.Config().Configured() || strings.Count(logged.String(), "\n") != 1 {
 		t.Errorf("an empty file: got %v, %v, log %q, want no change", routes, err, logged)
 	}
+	if want := []string{file + " is empty: nothing is configured by it"}; !slices.Equal(r.status().Warnings, want) {
+		t.Errorf("an empty file: got warnings %q, want %q", r.status().Warnings, want)
+	}
 	writeFile(t, file, goodRules)
 	if routes, err := r.Routes(ctx); err != nil || !routes.Config().Configured() {
 		t.Fatalf("got %v, %v, want rules", routes, err)
 	}
 	wantConfigured(t, r, file)
+}
+
+// H6: a node starts while its files are being written. What is there may be valid, and without the rules that are to come pulls
+// would go to public registries: they are refused until the file is closed, written to or not.
+func TestStartWhileAFileIsWritten(t *testing.T) {
+	for _, rest := range []string{goodRules, ""} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "berth.toml")
+		f, err := os.OpenFile(file, os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if rest == "" {
+			writeFile(t, file, goodRules)
+		} else if _, err := f.WriteString("# the rules of this node\n"); err != nil {
+			t.Fatal(err)
+		}
+		r, ctx, _ := newResolver(t, dir+"/*.toml")
+		for range 2 {
+			if routes, err := r.Routes(ctx); fmt.Sprint(err) != file+": is still being written; it is read again once it is closed" {
+				t.Errorf("got %v, %v, want pulls refused", routes, err)
+			}
+		}
+		if _, err := f.WriteString(rest); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if routes, err := r.Routes(ctx); err != nil || !routes.Config().Configured() {
+			t.Fatalf("got %v, %v, want rules", routes, err)
+		}
+		wantConfigured(t, r, file)
+		// What is opened later, and left as it is, is as good as it was.
+		f, err = os.OpenFile(file, os.O_WRONLY, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		writeFile(t, dir+"/more.toml", "[[rules]]\nfrom = \"ghcr.io\"\nto = [\"r.io/p\"]\n")
+		if routes, err := r.Routes(ctx); err != nil || len(routes.Config().Rules) != 2 || len(r.status().Refused) > 0 {
+			t.Errorf("got %v, %v, refused %q, want one more rule", routes, err, r.status().Refused)
+		}
+	}
 }
 
 // A broken file that appears refuses pulls: an operator has begun to configure.

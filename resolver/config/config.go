@@ -49,7 +49,7 @@ func Load(stanza strict.Stanza) (Loaded, error) { return Reload(stanza, Loaded{}
 // not changed.
 func Reload(stanza strict.Stanza, before Loaded) (Loaded, error) {
 	l := newLoader()
-	l.inForce = true
+	l.inForce, l.before = true, before.Inputs
 	l.roots(before)
 	t := stanza.Read(&l.problems)
 	paths := DefaultPath
@@ -99,7 +99,8 @@ type loader struct {
 	problems strict.Problems
 	targets  []target
 	inStanza bool
-	inForce  bool // it is to be gone by, so that others may not write it
+	inForce  bool   // it is to be gone by, so that others may not write it
+	before   Inputs // of what is followed
 	defined  map[[2]string]place
 	secrets  []secretFile
 	strict   bool // strict_permissions
@@ -186,11 +187,27 @@ func (l *loader) file(path string) {
 	if err == nil {
 		err = l.checkWritable(path)
 	}
+	if err == nil && l.inForce {
+		err = l.loaded.Inputs.checkFinished(path, l.before)
+	}
+	if err == nil && len(text) == 0 && l.inForce {
+		err = l.empty(path)
+	}
 	if err != nil {
 		l.problems = append(l.problems, strict.Problem{File: path, Text: err.Error()})
 		return
 	}
 	l.table(l.parse(path, text))
+}
+
+// empty returns an error for a file that is empty and was not: its disk is full, or somebody is about to write it anew. One that
+// never was anything else says nothing, and is warned of.
+func (l *loader) empty(path string) error {
+	if l.before.files[path].size > 0 {
+		return errors.New("is empty, and was not; write registries and rules into it, or remove it")
+	}
+	l.warn("%s is empty: nothing is configured by it", path)
+	return nil
 }
 
 func (l *loader) read(path string) ([]byte, error) {

@@ -25,6 +25,8 @@ type Inputs struct {
 	globs map[string][]string // what each pattern matched
 	// unsafe are the files that others can write, or replace, and how: a directory above one may be what is mended.
 	unsafe map[string]string
+	// unfinished are the files of config_path that were open for writing, and so were not gone by.
+	unfinished map[string]bool
 }
 
 // identity tells one state of a file from another. Links are followed.
@@ -74,7 +76,21 @@ func (in *Inputs) checkWritable(path string) error {
 	return err
 }
 
-// Changed reports whether any of them is another than it was, is gone, is new, or was unsafe and is not, or otherwise.
+// checkFinished returns an error if a file is open for writing, and notes it: half of its rules may be missing, or all of them.
+// One that was read before and is as it was then may have been opened since for whatever comes.
+func (in *Inputs) checkFinished(path string, before Inputs) error {
+	if in.files[path] == before.files[path] && !before.unfinished[path] || !isWritten(path) {
+		return nil
+	}
+	if in.unfinished == nil {
+		in.unfinished = map[string]bool{}
+	}
+	in.unfinished[path] = true
+	return errors.New("is still being written; it is read again once it is closed")
+}
+
+// Changed reports whether any of them is another than it was, is gone, is new, is finished, or was unsafe and is not, or
+// otherwise.
 func (in Inputs) Changed() bool {
 	for path, was := range in.files {
 		if identify(path) != was {
@@ -88,6 +104,11 @@ func (in Inputs) Changed() bool {
 	}
 	for path, was := range in.unsafe {
 		if err := permission.Writable(path); err == nil || err.Error() != was {
+			return true
+		}
+	}
+	for path := range in.unfinished {
+		if !isWritten(path) {
 			return true
 		}
 	}
