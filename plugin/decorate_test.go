@@ -176,7 +176,7 @@ func TestCRIIsTakenOver(t *testing.T) {
 	if !r.Discard.Load() || ic.Meta.Exports["DiscardUnpackedLayers"] != "true" {
 		t.Errorf("got discard %t, exports %v, want layers discarded", r.Discard.Load(), ic.Meta.Exports)
 	}
-	if s := r.status(); len(s.Cri) != 5 || s.CriRefused {
+	if s := r.status(t.Context()); len(s.Cri) != 5 || s.CriRefused {
 		t.Errorf("got status %v, want five settings taken over", s)
 	}
 }
@@ -227,14 +227,14 @@ func TestCRIWithoutRules(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := pull.Plugins(t.Context()); err != nil || r.status().CriRefused {
-				t.Errorf("got %v, refused %t without rules, want a pull", err, r.status().CriRefused)
+			if _, err := pull.Plugins(t.Context()); err != nil || r.status(t.Context()).CriRefused {
+				t.Errorf("got %v, refused %t without rules, want a pull", err, r.status(t.Context()).CriRefused)
 			}
 			writeFile(t, filepath.Join(dir, "berth.toml"), tt.rules)
 			if _, err := pull.Plugins(t.Context()); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v with rules, want %q", err, tt.want)
 			}
-			if s := r.status(); !s.CriRefused || logged.Len() == 0 {
+			if s := r.status(t.Context()); !s.CriRefused || logged.Len() == 0 {
 				t.Errorf("got status %v, log %q, want that pulls of CRI are refused", s, logged)
 			}
 		})

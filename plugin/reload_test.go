@@ -82,7 +82,7 @@ func TestChangeIsInForceForTheNextPull(t *testing.T) {
 			if got := rewritten(ctx, r); got != "new.io/a:latest" {
 				t.Errorf("got %s, want the new rule; log:\n%s", got, logged)
 			}
-			if s := r.status(); s.Generation != 2 || len(s.Refused) > 0 {
+			if s := r.status(t.Context()); s.Generation != 2 || len(s.Refused) > 0 {
 				t.Errorf("got status %v, want generation 2", s)
 			}
 		})
@@ -122,7 +122,7 @@ func TestBadChangeKeepsTheLastGood(t *testing.T) {
 			if got := strings.Count(logged.String(), "refused: what was before stays in force"); got != 1 || strings.Count(logged.String(), "\n") != 1 {
 				t.Errorf("got log\n%s\nwant one line", logged)
 			}
-			s := r.status()
+			s := r.status(t.Context())
 			if s.Generation != 1 || !s.Since.AsTime().Equal(since) || len(s.Refused) != 1 || !strings.Contains(s.Refused[0], tt.want) {
 				t.Errorf("got status %v, want generation 1 since %s and %q refused", s, since, tt.want)
 			}
@@ -135,8 +135,8 @@ func TestBadChangeKeepsTheLastGood(t *testing.T) {
 				t.Errorf("mended: got %s", got)
 			}
 			m = metrics(t, r)
-			if m["berth_config_last_reload_successful"] != 1 || m["berth_config_generation"] != 2 || m["berth_config_reloads_total applied"] != 1 || len(r.status().Refused) > 0 {
-				t.Errorf("mended: got metrics %v, status %v", m, r.status())
+			if m["berth_config_last_reload_successful"] != 1 || m["berth_config_generation"] != 2 || m["berth_config_reloads_total applied"] != 1 || len(r.status(t.Context()).Refused) > 0 {
+				t.Errorf("mended: got metrics %v, status %v", m, r.status(t.Context()))
 			}
 		})
 	}
@@ -157,14 +157,14 @@ func TestOneFileIsEmptied(t *testing.T) {
 		return len(routes.Config().Rules)
 	}
 	writeFile(t, dir+"/b.toml", "")
-	if got, want := rules(), []string{dir + "/b.toml: is empty, and was not; write registries and rules into it, or remove it"}; got != 2 || !slices.Equal(r.status().Refused, want) {
-		t.Errorf("emptied: got %d rules and %q refused, want both rules and %q", got, r.status().Refused, want)
+	if got, want := rules(), []string{dir + "/b.toml: is empty, and was not; write registries and rules into it, or remove it"}; got != 2 || !slices.Equal(r.status(t.Context()).Refused, want) {
+		t.Errorf("emptied: got %d rules and %q refused, want both rules and %q", got, r.status(t.Context()).Refused, want)
 	}
 	if err := os.Remove(dir + "/b.toml"); err != nil {
 		t.Fatal(err)
 	}
-	if got := rules(); got != 1 || len(r.status().Refused) > 0 {
-		t.Errorf("removed: got %d rules and %q refused, want one rule", got, r.status().Refused)
+	if got := rules(); got != 1 || len(r.status(t.Context()).Refused) > 0 {
+		t.Errorf("removed: got %d rules and %q refused, want one rule", got, r.status(t.Context()).Refused)
 	}
 }
 
@@ -177,7 +177,7 @@ func TestPutBack(t *testing.T) {
 	rewritten(ctx, r)
 	writeFile(t, file, to("old.io"))
 	rewritten(ctx, r)
-	if s := r.status(); s.Generation != 1 || len(s.Refused) > 0 || !strings.Contains(logged.String(), "again as it is in force") {
+	if s := r.status(t.Context()); s.Generation != 1 || len(s.Refused) > 0 || !strings.Contains(logged.String(), "again as it is in force") {
 		t.Errorf("got status %v, log\n%s", s, logged)
 	}
 }
@@ -269,7 +269,7 @@ func TestWatch(t *testing.T) {
 		t.Helper()
 		for begin := time.Now(); !is(); time.Sleep(5 * time.Millisecond) {
 			if time.Since(begin) > 2*lookEvery {
-				t.Fatalf("%s never came into force: %v", what, r.status())
+				t.Fatalf("%s never came into force: %v", what, r.status(t.Context()))
 			}
 		}
 	}
@@ -277,12 +277,12 @@ func TestWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeFile(t, dir+"/conf/a.toml", "[[registries]]\ndomain = \"r.io\"\ncertificates = [\""+dir+"/pki/ca.pem\"]\n")
-	waitFor("a mistake", func() bool { return len(r.status().Problems) == 1 })
+	waitFor("a mistake", func() bool { return len(r.status(t.Context()).Problems) == 1 })
 	if err := os.Mkdir(dir+"/pki", 0o755); err != nil {
 		t.Fatal(err)
 	}
 	writeFile(t, dir+"/pki/ca.pem", registrytest.NewAuthority(t).PEM)
-	waitFor("its mend, elsewhere", func() bool { return r.status().Generation == 3 && r.State().Err == nil })
+	waitFor("its mend, elsewhere", func() bool { return r.status(t.Context()).Generation == 3 && r.State().Err == nil })
 	stop()
 	<-watched
 }
@@ -351,7 +351,7 @@ func TestPermissionsBecomeUnsafe(t *testing.T) {
 	if got := rewritten(ctx, r); got != "old.io/a:latest" {
 		t.Errorf("got %s, want the rule of before", got)
 	}
-	if s := r.status(); len(s.Refused) != 1 || !strings.Contains(s.Refused[0], "mode 0666: others can write to it") {
+	if s := r.status(t.Context()); len(s.Refused) != 1 || !strings.Contains(s.Refused[0], "mode 0666: others can write to it") {
 		t.Errorf("got status %v, want the mode refused", s)
 	}
 }
@@ -380,7 +380,7 @@ func TestKeyPairReplacedInTwoSteps(t *testing.T) {
 	shown(cert, key)
 	replace(t, dir+"/cert.pem", newCert)
 	shown(cert, key)
-	if s := r.status(); len(s.Refused) != 1 || !strings.Contains(s.Refused[0], "client key does not match certificate") {
+	if s := r.status(t.Context()); len(s.Refused) != 1 || !strings.Contains(s.Refused[0], "client key does not match certificate") {
 		t.Errorf("got status %v, want the pair refused", s)
 	}
 	replace(t, dir+"/key.pem", newKey)

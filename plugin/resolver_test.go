@@ -91,7 +91,7 @@ func TestBadConfigurationRefusesUntilItIsMended(t *testing.T) {
 			if routes != nil || err == nil || !strings.HasPrefix(err.Error(), tt.problem) {
 				t.Fatalf("got %v, %v, want %s", routes, err, tt.problem)
 			}
-			s := r.status()
+			s := r.status(t.Context())
 			if s.State != api.ResolverStatus_REFUSING || len(s.Problems) != 1 || !strings.HasPrefix(s.Problems[0], tt.problem) {
 				t.Errorf("got status %v, want refusing", s)
 			}
@@ -121,7 +121,7 @@ func TestBadConfigurationRefusesUntilItIsMended(t *testing.T) {
 
 func wantConfigured(t *testing.T, r *Resolver, file string) {
 	t.Helper()
-	s := r.status()
+	s := r.status(t.Context())
 	if s.State != api.ResolverStatus_CONFIGURED || s.Rules != 2 || !slices.Equal(s.Registries, []string{"r.io/p"}) || !slices.Equal(s.Files, []string{file}) ||
 		len(s.Problems) > 0 || len(s.Warnings) > 0 || len(s.Cri) > 0 || s.CriRefused {
 		t.Errorf("got status %v, want one rule and the implied one, one registry, one file", s)
@@ -142,7 +142,7 @@ func TestUnconfiguredUntilAFileAppears(t *testing.T) {
 	if err != nil || routes.Config().Configured() {
 		t.Fatalf("got %v, %v, want no rules", routes, err)
 	}
-	if s := r.status(); s.State != api.ResolverStatus_UNCONFIGURED || s.Rules != 0 || len(s.Files) > 0 || gauge(t, r) != 0 {
+	if s := r.status(t.Context()); s.State != api.ResolverStatus_UNCONFIGURED || s.Rules != 0 || len(s.Files) > 0 || gauge(t, r) != 0 {
 		t.Errorf("got status %v and berth_configured %v, want none", s, gauge(t, r))
 	}
 	if !strings.Contains(logged.String(), "level=warning") || !strings.Contains(logged.String(), "has no rules") {
@@ -157,8 +157,8 @@ func TestUnconfiguredUntilAFileAppears(t *testing.T) {
 	if routes, err := r.Routes(ctx); err != nil || routes.Config().Configured() || strings.Count(logged.String(), "\n") != 1 {
 		t.Errorf("an empty file: got %v, %v, log %q, want no change", routes, err, logged)
 	}
-	if want := []string{file + " is empty: nothing is configured by it"}; !slices.Equal(r.status().Warnings, want) {
-		t.Errorf("an empty file: got warnings %q, want %q", r.status().Warnings, want)
+	if want := []string{file + " is empty: nothing is configured by it"}; !slices.Equal(r.status(t.Context()).Warnings, want) {
+		t.Errorf("an empty file: got warnings %q, want %q", r.status(t.Context()).Warnings, want)
 	}
 	writeFile(t, file, goodRules)
 	if routes, err := r.Routes(ctx); err != nil || !routes.Config().Configured() {
@@ -206,8 +206,8 @@ func TestStartWhileAFileIsWritten(t *testing.T) {
 		}
 		defer f.Close()
 		writeFile(t, dir+"/more.toml", "[[rules]]\nfrom = \"ghcr.io\"\nto = [\"r.io/p\"]\n")
-		if routes, err := r.Routes(ctx); err != nil || len(routes.Config().Rules) != 2 || len(r.status().Refused) > 0 {
-			t.Errorf("got %v, %v, refused %q, want one more rule", routes, err, r.status().Refused)
+		if routes, err := r.Routes(ctx); err != nil || len(routes.Config().Rules) != 2 || len(r.status(t.Context()).Refused) > 0 {
+			t.Errorf("got %v, %v, refused %q, want one more rule", routes, err, r.status(t.Context()).Refused)
 		}
 	}
 }
@@ -234,7 +234,7 @@ func TestRoutesConcurrently(t *testing.T) {
 				t.Errorf("got %v, %v, want rules", routes, err)
 			}
 			r.State()
-			r.status()
+			r.status(t.Context())
 		})
 	}
 	pulls.Wait()

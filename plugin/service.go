@@ -5,6 +5,8 @@ package plugin
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/plugins"
@@ -76,7 +78,7 @@ func (s *service) Status(ctx context.Context, request *api.StatusRequest) (*api.
 	}
 	response := &api.StatusResponse{Containerd: containerdversion.Version, Berth: Version, Damages: damages}
 	if s.resolver != nil {
-		response.Resolver = s.resolver.status()
+		response.Resolver = s.resolver.status(ctx)
 	}
 	if s.loader != nil {
 		response.Loader = s.loader.status()
@@ -84,16 +86,18 @@ func (s *service) Status(ctx context.Context, request *api.StatusRequest) (*api.
 	return response, nil
 }
 
-func (r *Resolver) status() *api.ResolverStatus {
+func (r *Resolver) status(ctx context.Context) *api.ResolverStatus {
+	credentials, warnings := r.State().credentials(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := &api.ResolverStatus{
-		Since:      timestamppb.New(r.state.Since),
-		Files:      r.state.Files,
-		Warnings:   r.state.Warnings,
-		Cri:        r.cri,
-		CriRefused: r.criIsPast && r.state.Configured(),
-		Generation: r.state.Generation,
+		Since:       timestamppb.New(r.state.Since),
+		Files:       r.state.Files,
+		Warnings:    warnings,
+		Credentials: credentials,
+		Cri:         r.cri,
+		CriRefused:  r.criIsPast && r.state.Configured(),
+		Generation:  r.state.Generation,
 	}
 	if err := r.change.refused; err != nil {
 		out.Refused = strings.Split(err.Error(), "\n")
@@ -113,4 +117,22 @@ func (r *Resolver) status() *api.ResolverStatus {
 		out.State = api.ResolverStatus_CONFIGURED
 	}
 	return out
+}
+
+// credentials returns those that cannot be used as they are now, and all other warnings.
+func (s State) credentials(ctx context.Context) (bad []*api.CredentialStatus, warnings []string) {
+	warnings = s.WarningsNow()
+	if s.Routes == nil {
+		return nil, warnings
+	}
+	for _, registry := range s.Registries {
+		t, ok := s.Routes.Trouble(ctx, registry.Domain)
+		if !ok {
+			continue
+		}
+		bad = append(bad, &api.CredentialStatus{Registry: string(registry.Domain), Error: t.Text, Since: timestamppb.New(t.Since), Kept: t.Kept})
+		said := fmt.Sprintf("registry %s: %s", registry.Domain, t.Text)
+		warnings = slices.DeleteFunc(warnings, func(w string) bool { return w == said })
+	}
+	return bad, warnings
 }

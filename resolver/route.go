@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 
+	"github.com/berth-edge/berth/resolver/credential"
 	"github.com/berth-edge/berth/resolver/endpoint"
 )
 
@@ -254,6 +255,15 @@ func impliedRule(c Config) (Rule, bool) {
 		}
 	}
 	return Rule{From: "*", To: []string{string(c.Registries[0].Domain)}, Path: PathFull}, true
+}
+
+// Trouble returns why the credential of a registry cannot be read as it is now, false if it can.
+func (rs *Routes) Trouble(ctx context.Context, registry Prefix) (credential.Trouble, bool) {
+	e, ok := rs.endpoint[rs.domains[string(registry)]]
+	if !ok {
+		return credential.Trouble{}, false
+	}
+	return e.Trouble(ctx)
 }
 
 // Config returns the configuration that rs was made from.

@@ -26,18 +26,26 @@ type statusReport struct {
 }
 
 type resolverReport struct {
-	State           string   `json:"state"`
-	Since           string   `json:"since"`
-	Generation      uint64   `json:"generation"`
-	Registries      []string `json:"registries"`
-	Rules           uint32   `json:"rules"`
-	Files           []string `json:"files"`
-	Errors          []string `json:"errors"`
-	Warnings        []string `json:"warnings"`
-	Refused         []string `json:"refused"`
-	RefusedSince    string   `json:"refused_since"`
-	CRI             []string `json:"cri"`
-	CRINeedsRestart bool     `json:"cri_needs_restart"`
+	State           string             `json:"state"`
+	Since           string             `json:"since"`
+	Generation      uint64             `json:"generation"`
+	Registries      []string           `json:"registries"`
+	Rules           uint32             `json:"rules"`
+	Files           []string           `json:"files"`
+	Errors          []string           `json:"errors"`
+	Warnings        []string           `json:"warnings"`
+	Refused         []string           `json:"refused"`
+	RefusedSince    string             `json:"refused_since"`
+	Credentials     []credentialReport `json:"credentials"`
+	CRI             []string           `json:"cri"`
+	CRINeedsRestart bool               `json:"cri_needs_restart"`
+}
+
+type credentialReport struct {
+	Registry string `json:"registry"`
+	Error    string `json:"error"`
+	Since    string `json:"since"`
+	Kept     bool   `json:"kept"`
 }
 
 type loaderReport struct {
@@ -96,6 +104,10 @@ func reportStatus(s *api.StatusResponse, good bool) statusReport {
 			State: strings.ToLower(r.State.String()), Since: timeText(r.Since), Generation: r.Generation, Registries: list(r.Registries),
 			Rules: r.Rules, Files: list(r.Files), Errors: list(r.Problems), Warnings: list(r.Warnings), Refused: list(r.Refused),
 			RefusedSince: timeText(r.RefusedSince), CRI: list(r.Cri), CRINeedsRestart: r.CriRefused,
+			Credentials: []credentialReport{},
+		}
+		for _, c := range r.Credentials {
+			report.Resolver.Credentials = append(report.Resolver.Credentials, credentialReport{c.Registry, c.Error, timeText(c.Since), c.Kept})
 		}
 	}
 	if l := s.Loader; l != nil {

@@ -19,7 +19,7 @@ import (
 func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "status",
-		Usage: "show what a running containerd goes by, and what it loaded; exit status 1 if it refuses pulls, all or those of CRI, or a change of its rules, or if something could not be loaded",
+		Usage: "show what a running containerd goes by, and what it loaded; exit status 1 if it refuses pulls, all or those of CRI, or a change of its rules, if a credential cannot be used, or if something could not be loaded",
 		Description: "Asks containerd for its versions, the configuration that pulls go by, and how the bundles stand that it loads." + examples(
 			"berth status",
 			"berth status --verify",
@@ -73,7 +73,7 @@ func printStatus(w io.Writer, s *api.StatusResponse, verified bool) (fault bool)
 	fmt.Fprintf(w, "containerd %s, berth %s\n", s.Containerd, s.Berth)
 	if s.Resolver != nil {
 		printResolver(w, s.Resolver)
-		fault = s.Resolver.State == api.ResolverStatus_REFUSING || s.Resolver.CriRefused || len(s.Resolver.Refused) > 0
+		fault = s.Resolver.State == api.ResolverStatus_REFUSING || s.Resolver.CriRefused || len(s.Resolver.Refused) > 0 || len(s.Resolver.Credentials) > 0
 	}
 	if s.Loader != nil {
 		fault = printLoader(w, s.Loader) || fault
@@ -111,6 +111,14 @@ func printResolver(w io.Writer, r *api.ResolverStatus) {
 	if len(r.Refused) > 0 {
 		fmt.Fprintf(w, "a change is refused since %s, and what was before stays in force, until this is mended:\n", r.RefusedSince.AsTime().Local().Format(time.RFC3339))
 		list("error", r.Refused)
+	}
+	for _, c := range r.Credentials {
+		then := "pulls from it fail"
+		if c.Kept {
+			then = "what it was before stays in use"
+		}
+		fmt.Fprintf(w, "the credential of %s cannot be used since %s, and %s, until this is mended:\n", c.Registry, c.Since.AsTime().Local().Format(time.RFC3339), then)
+		list("error", []string{c.Error})
 	}
 	if r.CriRefused {
 		fmt.Fprintln(w, "PULLS OF CRI ARE REFUSED, since the rules came into force after containerd started: restart containerd")

@@ -284,8 +284,10 @@ type ResolverStatus struct {
 	// generation counts the configurations that came into force since containerd started.
 	Generation uint64 `protobuf:"varint,10,opt,name=generation,proto3" json:"generation,omitempty"`
 	// refused are why the last change of the configuration is not in force, a mistake each, and refused_since since when.
-	Refused       []string               `protobuf:"bytes,11,rep,name=refused,proto3" json:"refused,omitempty"`
-	RefusedSince  *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=refused_since,json=refusedSince,proto3" json:"refused_since,omitempty"`
+	Refused      []string               `protobuf:"bytes,11,rep,name=refused,proto3" json:"refused,omitempty"`
+	RefusedSince *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=refused_since,json=refusedSince,proto3" json:"refused_since,omitempty"`
+	// credentials are those that cannot be used as they are now.
+	Credentials   []*CredentialStatus `protobuf:"bytes,13,rep,name=credentials,proto3" json:"credentials,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -404,6 +406,84 @@ func (x *ResolverStatus) GetRefusedSince() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ResolverStatus) GetCredentials() []*CredentialStatus {
+	if x != nil {
+		return x.Credentials
+	}
+	return nil
+}
+
+// CredentialStatus is why the file that a registry's credential comes from cannot be used as it is now.
+type CredentialStatus struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Registry string                 `protobuf:"bytes,1,opt,name=registry,proto3" json:"registry,omitempty"`
+	// error begins with the key that names the file.
+	Error string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	// kept is set if what the file held before is in use; otherwise pulls from the registry fail.
+	Kept          bool `protobuf:"varint,4,opt,name=kept,proto3" json:"kept,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CredentialStatus) Reset() {
+	*x = CredentialStatus{}
+	mi := &file_berth_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CredentialStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CredentialStatus) ProtoMessage() {}
+
+func (x *CredentialStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CredentialStatus.ProtoReflect.Descriptor instead.
+func (*CredentialStatus) Descriptor() ([]byte, []int) {
+	return file_berth_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CredentialStatus) GetRegistry() string {
+	if x != nil {
+		return x.Registry
+	}
+	return ""
+}
+
+func (x *CredentialStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *CredentialStatus) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *CredentialStatus) GetKept() bool {
+	if x != nil {
+		return x.Kept
+	}
+	return false
+}
+
 // LoaderStatus is what is known of the bundles of this machine.
 type LoaderStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -422,7 +502,7 @@ type LoaderStatus struct {
 
 func (x *LoaderStatus) Reset() {
 	*x = LoaderStatus{}
-	mi := &file_berth_proto_msgTypes[4]
+	mi := &file_berth_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -434,7 +514,7 @@ func (x *LoaderStatus) String() string {
 func (*LoaderStatus) ProtoMessage() {}
 
 func (x *LoaderStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_proto_msgTypes[4]
+	mi := &file_berth_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -447,7 +527,7 @@ func (x *LoaderStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoaderStatus.ProtoReflect.Descriptor instead.
 func (*LoaderStatus) Descriptor() ([]byte, []int) {
-	return file_berth_proto_rawDescGZIP(), []int{4}
+	return file_berth_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LoaderStatus) GetPaths() []string {
@@ -501,7 +581,7 @@ type BundleStatus struct {
 
 func (x *BundleStatus) Reset() {
 	*x = BundleStatus{}
-	mi := &file_berth_proto_msgTypes[5]
+	mi := &file_berth_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +593,7 @@ func (x *BundleStatus) String() string {
 func (*BundleStatus) ProtoMessage() {}
 
 func (x *BundleStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_proto_msgTypes[5]
+	mi := &file_berth_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +606,7 @@ func (x *BundleStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BundleStatus.ProtoReflect.Descriptor instead.
 func (*BundleStatus) Descriptor() ([]byte, []int) {
-	return file_berth_proto_rawDescGZIP(), []int{5}
+	return file_berth_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *BundleStatus) GetPath() string {
@@ -583,7 +663,7 @@ type ImageStatus struct {
 
 func (x *ImageStatus) Reset() {
 	*x = ImageStatus{}
-	mi := &file_berth_proto_msgTypes[6]
+	mi := &file_berth_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +675,7 @@ func (x *ImageStatus) String() string {
 func (*ImageStatus) ProtoMessage() {}
 
 func (x *ImageStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_proto_msgTypes[6]
+	mi := &file_berth_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +688,7 @@ func (x *ImageStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageStatus.ProtoReflect.Descriptor instead.
 func (*ImageStatus) Descriptor() ([]byte, []int) {
-	return file_berth_proto_rawDescGZIP(), []int{6}
+	return file_berth_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ImageStatus) GetNames() []string {
@@ -670,7 +750,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_berth_proto_msgTypes[7]
+	mi := &file_berth_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +762,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_proto_msgTypes[7]
+	mi := &file_berth_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +775,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_berth_proto_rawDescGZIP(), []int{7}
+	return file_berth_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LoadRequest) GetPaths() []string {
@@ -716,7 +796,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_berth_proto_msgTypes[8]
+	mi := &file_berth_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +808,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_proto_msgTypes[8]
+	mi := &file_berth_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +821,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_berth_proto_rawDescGZIP(), []int{8}
+	return file_berth_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LoadResponse) GetBundles() []*BundleStatus {
@@ -766,7 +846,7 @@ type UnpinRequest struct {
 
 func (x *UnpinRequest) Reset() {
 	*x = UnpinRequest{}
-	mi := &file_berth_proto_msgTypes[9]
+	mi := &file_berth_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +858,7 @@ func (x *UnpinRequest) String() string {
 func (*UnpinRequest) ProtoMessage() {}
 
 func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_proto_msgTypes[9]
+	mi := &file_berth_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +871,7 @@ func (x *UnpinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinRequest.ProtoReflect.Descriptor instead.
 func (*UnpinRequest) Descriptor() ([]byte, []int) {
-	return file_berth_proto_rawDescGZIP(), []int{9}
+	return file_berth_proto_rawDescGZIP(), []int{10}
 }
 
 type UnpinResponse struct {
@@ -804,7 +884,7 @@ type UnpinResponse struct {
 
 func (x *UnpinResponse) Reset() {
 	*x = UnpinResponse{}
-	mi := &file_berth_proto_msgTypes[10]
+	mi := &file_berth_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +896,7 @@ func (x *UnpinResponse) String() string {
 func (*UnpinResponse) ProtoMessage() {}
 
 func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_proto_msgTypes[10]
+	mi := &file_berth_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +909,7 @@ func (x *UnpinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnpinResponse.ProtoReflect.Descriptor instead.
 func (*UnpinResponse) Descriptor() ([]byte, []int) {
-	return file_berth_proto_rawDescGZIP(), []int{10}
+	return file_berth_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UnpinResponse) GetImages() int64 {
@@ -857,7 +937,7 @@ const file_berth_proto_rawDesc = "" +
 	"\x06Damage\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x16\n" +
-	"\x06mended\x18\x03 \x01(\bR\x06mended\"\xe3\x03\n" +
+	"\x06mended\x18\x03 \x01(\bR\x06mended\"\xa1\x04\n" +
 	"\x0eResolverStatus\x124\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1e.berth.v1.ResolverStatus.StateR\x05state\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
@@ -876,12 +956,18 @@ const file_berth_proto_rawDesc = "" +
 	" \x01(\x04R\n" +
 	"generation\x12\x18\n" +
 	"\arefused\x18\v \x03(\tR\arefused\x12?\n" +
-	"\rrefused_since\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\frefusedSince\"7\n" +
+	"\rrefused_since\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\frefusedSince\x12<\n" +
+	"\vcredentials\x18\r \x03(\v2\x1a.berth.v1.CredentialStatusR\vcredentials\"7\n" +
 	"\x05State\x12\x10\n" +
 	"\fUNCONFIGURED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"CONFIGURED\x10\x01\x12\f\n" +
-	"\bREFUSING\x10\x02\"\xac\x01\n" +
+	"\bREFUSING\x10\x02\"\x8a\x01\n" +
+	"\x10CredentialStatus\x12\x1a\n" +
+	"\bregistry\x18\x01 \x01(\tR\bregistry\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
+	"\x04kept\x18\x04 \x01(\bR\x04kept\"\xac\x01\n" +
 	"\fLoaderStatus\x12\x14\n" +
 	"\x05paths\x18\x01 \x03(\tR\x05paths\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x120\n" +
@@ -928,43 +1014,46 @@ func file_berth_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_berth_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_berth_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_berth_proto_goTypes = []any{
 	(ResolverStatus_State)(0),     // 0: berth.v1.ResolverStatus.State
 	(*StatusRequest)(nil),         // 1: berth.v1.StatusRequest
 	(*StatusResponse)(nil),        // 2: berth.v1.StatusResponse
 	(*Damage)(nil),                // 3: berth.v1.Damage
 	(*ResolverStatus)(nil),        // 4: berth.v1.ResolverStatus
-	(*LoaderStatus)(nil),          // 5: berth.v1.LoaderStatus
-	(*BundleStatus)(nil),          // 6: berth.v1.BundleStatus
-	(*ImageStatus)(nil),           // 7: berth.v1.ImageStatus
-	(*LoadRequest)(nil),           // 8: berth.v1.LoadRequest
-	(*LoadResponse)(nil),          // 9: berth.v1.LoadResponse
-	(*UnpinRequest)(nil),          // 10: berth.v1.UnpinRequest
-	(*UnpinResponse)(nil),         // 11: berth.v1.UnpinResponse
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*CredentialStatus)(nil),      // 5: berth.v1.CredentialStatus
+	(*LoaderStatus)(nil),          // 6: berth.v1.LoaderStatus
+	(*BundleStatus)(nil),          // 7: berth.v1.BundleStatus
+	(*ImageStatus)(nil),           // 8: berth.v1.ImageStatus
+	(*LoadRequest)(nil),           // 9: berth.v1.LoadRequest
+	(*LoadResponse)(nil),          // 10: berth.v1.LoadResponse
+	(*UnpinRequest)(nil),          // 11: berth.v1.UnpinRequest
+	(*UnpinResponse)(nil),         // 12: berth.v1.UnpinResponse
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_berth_proto_depIdxs = []int32{
 	4,  // 0: berth.v1.StatusResponse.resolver:type_name -> berth.v1.ResolverStatus
-	5,  // 1: berth.v1.StatusResponse.loader:type_name -> berth.v1.LoaderStatus
+	6,  // 1: berth.v1.StatusResponse.loader:type_name -> berth.v1.LoaderStatus
 	3,  // 2: berth.v1.StatusResponse.damages:type_name -> berth.v1.Damage
 	0,  // 3: berth.v1.ResolverStatus.state:type_name -> berth.v1.ResolverStatus.State
-	12, // 4: berth.v1.ResolverStatus.since:type_name -> google.protobuf.Timestamp
-	12, // 5: berth.v1.ResolverStatus.refused_since:type_name -> google.protobuf.Timestamp
-	6,  // 6: berth.v1.LoaderStatus.bundles:type_name -> berth.v1.BundleStatus
-	7,  // 7: berth.v1.BundleStatus.images:type_name -> berth.v1.ImageStatus
-	6,  // 8: berth.v1.LoadResponse.bundles:type_name -> berth.v1.BundleStatus
-	1,  // 9: berth.v1.Berth.Status:input_type -> berth.v1.StatusRequest
-	8,  // 10: berth.v1.Berth.Load:input_type -> berth.v1.LoadRequest
-	10, // 11: berth.v1.Berth.Unpin:input_type -> berth.v1.UnpinRequest
-	2,  // 12: berth.v1.Berth.Status:output_type -> berth.v1.StatusResponse
-	9,  // 13: berth.v1.Berth.Load:output_type -> berth.v1.LoadResponse
-	11, // 14: berth.v1.Berth.Unpin:output_type -> berth.v1.UnpinResponse
-	12, // [12:15] is the sub-list for method output_type
-	9,  // [9:12] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	13, // 4: berth.v1.ResolverStatus.since:type_name -> google.protobuf.Timestamp
+	13, // 5: berth.v1.ResolverStatus.refused_since:type_name -> google.protobuf.Timestamp
+	5,  // 6: berth.v1.ResolverStatus.credentials:type_name -> berth.v1.CredentialStatus
+	13, // 7: berth.v1.CredentialStatus.since:type_name -> google.protobuf.Timestamp
+	7,  // 8: berth.v1.LoaderStatus.bundles:type_name -> berth.v1.BundleStatus
+	8,  // 9: berth.v1.BundleStatus.images:type_name -> berth.v1.ImageStatus
+	7,  // 10: berth.v1.LoadResponse.bundles:type_name -> berth.v1.BundleStatus
+	1,  // 11: berth.v1.Berth.Status:input_type -> berth.v1.StatusRequest
+	9,  // 12: berth.v1.Berth.Load:input_type -> berth.v1.LoadRequest
+	11, // 13: berth.v1.Berth.Unpin:input_type -> berth.v1.UnpinRequest
+	2,  // 14: berth.v1.Berth.Status:output_type -> berth.v1.StatusResponse
+	10, // 15: berth.v1.Berth.Load:output_type -> berth.v1.LoadResponse
+	12, // 16: berth.v1.Berth.Unpin:output_type -> berth.v1.UnpinResponse
+	14, // [14:17] is the sub-list for method output_type
+	11, // [11:14] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_berth_proto_init() }
@@ -978,7 +1067,7 @@ func file_berth_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_proto_rawDesc), len(file_berth_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -37,8 +37,15 @@ type Loaded struct {
 	Files []string
 	// Inputs are all files that were read.
 	Inputs Inputs
-	// Warnings are about what is understood and likely not meant.
+	// Warnings are about what is understood and likely not meant, those about files and helpers of credentials last.
 	Warnings []string
+	lasting  int // how many are not of credentials
+}
+
+// WarningsNow returns the warnings as they are now: files and helpers that credentials come from may change without the
+// configuration.
+func (l Loaded) WarningsNow() []string {
+	return append(slices.Clone(l.Warnings[:l.lasting]), l.credentialWarnings()...)
 }
 
 // Load reads the stanza and the files of its config_path. What others can write is refused, see package permission. An error
@@ -111,15 +118,20 @@ func newLoader() *loader { return &loader{defined: map[[2]string]place{}} }
 func (l *loader) finish() (Loaded, error) {
 	l.checkSecrets()
 	if err := l.problems.Err(); err != nil {
+		l.loaded.lasting = len(l.loaded.Warnings)
 		l.loaded.Config = resolver.Config{Roots: l.loaded.Roots}
 		return l.loaded, err
 	}
-	l.checkCredentials()
+	for i := range l.loaded.Registries {
+		l.loaded.Registries[i].Credential.StrictPermissions = l.strict
+	}
 	if len(l.loaded.Registries) > 1 && !slices.ContainsFunc(l.loaded.Rules, func(r resolver.Rule) bool { return r.From == "*" }) {
 		l.warn("no rule for *: references that no rule matches go to the first registry, %s; write a rule for * to say so, or to say otherwise", l.loaded.Registries[0].Domain)
 	}
 	l.warnCircles()
 	l.warnTargets()
+	l.loaded.lasting = len(l.loaded.Warnings)
+	l.loaded.Warnings = l.loaded.WarningsNow()
 	return l.loaded, nil
 }
 

@@ -5,6 +5,7 @@ package config
 
 import (
 	"encoding/base64"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -121,16 +122,15 @@ func (l *loader) environment(t *strict.Table) credential.Secret {
 	return credential.Secret(credential.List(env...))
 }
 
-// checkCredentials notes what there is to say of the files and helpers that credentials come of.
-func (l *loader) checkCredentials() {
-	for i := range l.loaded.Registries {
-		r := &l.loaded.Registries[i]
-		r.Credential.StrictPermissions = l.strict
+// credentialWarnings are what there is to say of the files and helpers that credentials come of.
+func (l Loaded) credentialWarnings() (all []string) {
+	for _, r := range l.Registries {
 		warnings, _ := r.Credential.Check()
 		for _, w := range warnings {
-			l.warn("registry %s: %s", r.Domain, w)
+			all = append(all, fmt.Sprintf("registry %s: %s", r.Domain, w))
 		}
 	}
+	return all
 }
 
 // password reads a user, and the password or where it is.

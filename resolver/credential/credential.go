@@ -21,6 +21,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 )
 
 // ErrUnavailable is returned for a credential that was configured and could not be obtained. It ends a pull; the
@@ -100,6 +101,23 @@ type Versioned interface {
 	Keychain
 	// Version grows with every change. It is asked for often, and runs no helper.
 	Version(ctx context.Context) int
+}
+
+// A Trouble is why a file that a credential comes from cannot be used as it is now.
+type Trouble struct {
+	// Text begins with the key that names the file, and has no secret.
+	Text string
+	// Since is when that was found.
+	Since time.Time
+	// Kept says that what the file held before is in use; otherwise there is no credential, and pulls fail.
+	Kept bool
+}
+
+// A Troubled keychain is one that may be in trouble.
+type Troubled interface {
+	Keychain
+	// Trouble looks at what the keychain goes by. It is false if all is well.
+	Trouble(ctx context.Context) (Trouble, bool)
 }
 
 // CheckSecret reports what makes s unfit for a password: it is empty, or has a control character, which HTTP

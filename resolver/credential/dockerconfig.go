@@ -180,7 +180,13 @@ type dockerKeychain struct {
 	helpers map[string]*shared
 }
 
-var _ Versioned = (*dockerKeychain)(nil)
+var (
+	_ Versioned = (*dockerKeychain)(nil)
+	_ Troubled  = (*dockerKeychain)(nil)
+)
+
+// Trouble implements [Troubled].
+func (k *dockerKeychain) Trouble(ctx context.Context) (Trouble, bool) { return k.file.trouble(ctx) }
 
 // Version implements [Versioned].
 func (k *dockerKeychain) Version(ctx context.Context) int { return k.file.version(ctx) }

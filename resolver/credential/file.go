@@ -42,6 +42,8 @@ type file[T any] struct {
 	turns  int    // how often value became another
 	err    error  // of what was read last
 	warned string // what was warned of last
+	bad    error  // why it cannot be used as it is; nil if it can
+	since  time.Time
 }
 
 func newFile[T any](key, path string, max int64, strict bool, parse func([]byte) (T, error)) *file[T] {
@@ -85,6 +87,10 @@ func (f *file[T]) read(ctx context.Context) (T, error) {
 		log.G(ctx).Warn(warning)
 	}
 	f.warned = warning
+	if err != nil && f.bad == nil {
+		f.since = time.Now()
+	}
+	f.bad = err
 	if err != nil && !f.good {
 		return f.value, fmt.Errorf("read %s: %w: %w", f.key, err, ErrUnavailable)
 	}
@@ -97,6 +103,17 @@ func (f *file[T]) version(ctx context.Context) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.turns
+}
+
+// trouble reads the file and returns why it cannot be used.
+func (f *file[T]) trouble(ctx context.Context) (Trouble, bool) {
+	_, _ = f.read(ctx)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.bad == nil {
+		return Trouble{}, false
+	}
+	return Trouble{Text: fmt.Sprintf("%s: %v", f.key, f.bad), Since: f.since, Kept: f.good}, true
 }
 
 // permitted returns an error if the file is one that others can write, and a warning if they can read it.
@@ -184,7 +201,13 @@ type passwordFile struct {
 	file     *file[Secret]
 }
 
-var _ Versioned = (*passwordFile)(nil)
+var (
+	_ Versioned = (*passwordFile)(nil)
+	_ Troubled  = (*passwordFile)(nil)
+)
+
+// Trouble implements [Troubled].
+func (p *passwordFile) Trouble(ctx context.Context) (Trouble, bool) { return p.file.trouble(ctx) }
 
 // Version implements [Versioned].
 func (p *passwordFile) Version(ctx context.Context) int { return p.file.version(ctx) }

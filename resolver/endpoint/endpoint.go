@@ -82,6 +82,14 @@ func (e *Endpoint) Hosts(auth *Authorizer) docker.RegistryHosts {
 	return func(string) ([]docker.RegistryHost, error) { return []docker.RegistryHost{host}, nil }
 }
 
+// Trouble returns why the registry's own credential cannot be read as it is now, false if it can.
+func (e *Endpoint) Trouble(ctx context.Context) (credential.Trouble, bool) {
+	if k, ok := e.auth.keychain.(credential.Troubled); ok {
+		return k.Trouble(ctx)
+	}
+	return credential.Trouble{}, false
+}
+
 // Host returns the host[:port] of the registry's API.
 func (e *Endpoint) Host() string { return e.host }
 
