@@ -99,7 +99,7 @@ func reportCheck(loaded config.Loaded, problems strict.Problems, warnings []stri
 		Errors: []problemReport{}, Warnings: list(warnings),
 	}
 	for _, p := range problems {
-		report.Errors = append(report.Errors, problemReport(p))
+		report.Errors = append(report.Errors, problemReport{p.File, p.Line, p.Key, p.Text})
 	}
 	return report
 }

@@ -26,6 +26,7 @@ func TestMistakes(t *testing.T) {
 	}{
 		{"stars without quotes", one("username: u", "password: ***************"), []string{"5: YAML syntax: text that begins with * or & wants quotes"}},
 		{"an alias without quotes", one("username: u", "password: *hunter2"), []string{"5: YAML syntax: an alias (*) of what has no name; text that begins with * wants quotes"}},
+		{"a misspelt key", "stylus:\n  registryCredentials:\n    domian: r.io\n", []string{`3: stylus.registryCredentials.domian: unknown key; did you mean "domain"?`}},
 		{"a comment", one("username: u", "password: ####"), []string{"5: stylus.registryCredentials.password: is nothing (what begins with # is a comment); want text in quotes"}},
 		{"nothing", one("username: u", "password:"), []string{"5: stylus.registryCredentials.password: is nothing (what begins with # is a comment); want text in quotes"}},
 		{"an anchor", one("username: u", "password: &hunter2"), []string{"5: stylus.registryCredentials.password: is nothing, since what begins with & is an anchor; want text in quotes"}},

@@ -310,7 +310,7 @@ func (l *loader) rule(t *strict.Table) {
 	t.Known("bundle")
 	t.Unknown()
 	noteFields(t, err)
-	if err == nil && l.once(t, "from", "from", rule.From) {
+	if first := rule.From == "" || l.once(t, "from", "from", rule.From); first && err == nil {
 		l.loaded.Rules = append(l.loaded.Rules, rule)
 		l.warnFrom(t, rule.From)
 		for _, to := range rule.To {

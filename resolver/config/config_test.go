@@ -133,6 +133,12 @@ func TestMistakes(t *testing.T) {
 		{"durations out of range", "dial_timeout = \"-1s\"\nstall_timeout = \"9999h\"\n", []string{`1: dial_timeout: "-1s" is not accepted`, `2: stall_timeout: "9999h" is not accepted`}},
 		{"duration 0", "dial_timeout = \"0\"\n", []string{`1: dial_timeout: "0" is not accepted`}},
 		{"same from", good + "[[rules]]\nfrom = \"QUAY.IO/\"\nto = [\"s.io\"]\n", []string{`5: rules[1].from: "quay.io" is already defined at FILE:2`}},
+		{"same from beside other mistakes", good + "[[rules]]\nfrom = \"quay.io\"\nto = []\n[[rules]]\nfrom = \"quay.io\"\nto = [\"r.io/x:1\"]\n", []string{
+			`5: rules[1].from: "quay.io" is already defined at FILE:2`, "6: rules[1].to: is empty",
+			`8: rules[2].from: "quay.io" is already defined at FILE:2`, `9: rules[2].to: "r.io/x:1" `}},
+		{"misspelt keys", "[[registries]]\ndomian = \"r.io\"\n[[rules]]\nfrm = \"a.io\"\nto = [\"r.io\"]\n[[rules]]\nfrom = \"\"\nfrm = \"b.io\"\ntoo = [\"r.io\"]\n[[rules]]\nto = [\"r.io\"]\n", []string{
+			`2: registries[0].domian: unknown key; did you mean "domain"?`, `4: rules[0].frm: unknown key; did you mean "from"?`,
+			`8: rules[1].frm: unknown key; did you mean "from"?`, `9: rules[1].too: unknown key; did you mean "to"?`, "10: rules[2].from: is empty"}},
 		{"same from by another name", "[[rules]]\nfrom = \"docker.io\"\nto = [\"r.io\"]\n[[rules]]\nfrom = \"index.docker.io\"\ndeny = true\n", []string{`5: rules[1].from: "docker.io" is already defined at FILE:2`}},
 		{"same domain", "[[registries]]\ndomain = \"r.io\"\n[[registries]]\ndomain = \"https://R.io/\"\n", []string{`4: registries[1].domain: "r.io" is already defined at FILE:2`}},
 		{"no from", "[[rules]]\nto = [\"r.io\"]\n", []string{"1: rules[0].from: is empty; want host"}},

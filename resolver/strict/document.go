@@ -45,7 +45,7 @@ func (s Stanza) Read(problems *Problems) *Table {
 }
 
 func (d *document) problem(key, format string, args ...any) {
-	*d.problems = append(*d.problems, Problem{d.file(key), d.line(key), d.shown(key), fmt.Sprintf(format, args...)})
+	*d.problems = append(*d.problems, Problem{File: d.file(key), Line: d.line(key), Key: d.shown(key), Text: fmt.Sprintf(format, args...)})
 }
 
 // shown returns the name of key for the user.
@@ -150,7 +150,7 @@ func (d *document) parse(text []byte) {
 	switch err := toml.Unmarshal(text, &d.Values); {
 	case errors.As(err, &decode):
 		line, _ := decode.Position()
-		*d.problems = append(*d.problems, Problem{d.Name, line, "", "TOML syntax: " + syntax(decode)})
+		*d.problems = append(*d.problems, Problem{File: d.Name, Line: line, Text: "TOML syntax: " + syntax(decode)})
 		return
 	case err != nil:
 		d.problem("", "TOML syntax: %v", err)

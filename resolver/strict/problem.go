@@ -22,6 +22,8 @@ type Problem struct {
 	Key string
 	// Text says what is wrong and what is accepted.
 	Text string
+	// Meant is the path of the key that was likely meant by one that is not known, "" if there is none such.
+	Meant string
 }
 
 func (p Problem) Error() string {
@@ -57,11 +59,20 @@ func (ps Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// Err returns ps as an error, nil if there are none. They are in the order of the lines of each file.
+// Err returns ps as an error, nil if there are none. They are in the order of the lines of each file. That a key is empty is
+// not among them if it is written in another way.
 func (ps Problems) Err() error {
 	if len(ps) == 0 {
 		return nil
 	}
+	type key struct{ file, path string }
+	meant := map[key]bool{}
+	for _, p := range ps {
+		meant[key{p.File, p.Meant}] = p.Meant != ""
+	}
+	ps = slices.DeleteFunc(slices.Clone(ps), func(p Problem) bool {
+		return meant[key{p.File, p.Key}] && strings.HasPrefix(p.Text, "is empty")
+	})
 	files := map[string]int{}
 	for _, p := range ps {
 		if _, ok := files[p.File]; !ok {

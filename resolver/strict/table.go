@@ -177,7 +177,7 @@ func (t *Table) Path(key string) string { return t.key(key) }
 // About returns a remark on a key that is no mistake: a warning.
 func (t *Table) About(key, format string, args ...any) Problem {
 	key = t.key(key)
-	return Problem{t.doc.file(key), t.doc.line(key), t.doc.shown(key), fmt.Sprintf(format, args...)}
+	return Problem{File: t.doc.file(key), Line: t.doc.line(key), Key: t.doc.shown(key), Text: fmt.Sprintf(format, args...)}
 }
 
 // Where returns the file and line of a key.
@@ -220,7 +220,9 @@ func (t *Table) NotAskedFor() Problems {
 			continue
 		}
 		if near := closest(key, t.known); near != "" {
-			unknown = append(unknown, t.About(key, "unknown key; did you mean %q?", near))
+			p := t.About(key, "unknown key; did you mean %q?", near)
+			p.Meant = t.doc.shown(t.key(near))
+			unknown = append(unknown, p)
 		} else {
 			unknown = append(unknown, t.About(key, "unknown key; known are %s", joined(t.known)))
 		}

@@ -39,7 +39,7 @@ func ParseYAML(path string, text []byte, ours func(path string) bool, problems *
 	if values, ok := v.(map[string]any); ok {
 		t.values = values
 	} else {
-		*problems = append(*problems, Problem{path, root.Line, "", "is " + typeName(v) + "; want keys and values"})
+		*problems = append(*problems, Problem{File: path, Line: root.Line, Text: "is " + typeName(v) + "; want keys and values"})
 	}
 	return t
 }
@@ -117,7 +117,7 @@ func (r *yamlReader) mapping(n *yaml.Node, path string, depth int) any {
 		switch {
 		case p.key.Kind != yaml.ScalarNode:
 			if r.ours(path) && path != "" {
-				*r.problems = append(*r.problems, Problem{r.Name, p.key.Line, r.shown(path), "has a key that is no text"})
+				*r.problems = append(*r.problems, Problem{File: r.Name, Line: p.key.Line, Key: r.shown(path), Text: "has a key that is no text"})
 			}
 		case !r.ours(at):
 			values[name] = others{}
@@ -127,7 +127,7 @@ func (r *yamlReader) mapping(n *yaml.Node, path string, depth int) any {
 			values[name] = r.value(p.value, at, depth+1)
 		case !p.merged && !again[name]:
 			again[name] = true
-			*r.problems = append(*r.problems, Problem{r.Name, p.key.Line, r.shown(at), fmt.Sprintf("is already defined at %s:%d", r.Name, r.Lines[at])})
+			*r.problems = append(*r.problems, Problem{File: r.Name, Line: p.key.Line, Key: r.shown(at), Text: fmt.Sprintf("is already defined at %s:%d", r.Name, r.Lines[at])})
 		}
 	}
 	return values

@@ -36,14 +36,14 @@ func (d *document) yamlRoot(text []byte) (root *yaml.Node, ok bool) {
 			return root, true
 		case err != nil:
 			line, said := yamlMistake(text, err)
-			*d.problems = append(*d.problems, Problem{d.Name, line, "", "YAML syntax: " + said})
+			*d.problems = append(*d.problems, Problem{File: d.Name, Line: line, Text: "YAML syntax: " + said})
 			return nil, false
 		}
 		top := document.Content[0]
 		switch {
 		case top.ShortTag() == "!!null": // nothing, or comments, before or after ---
 		case root != nil:
-			*d.problems = append(*d.problems, Problem{d.Name, top.Line, "", "a second document begins (---); want one in a file"})
+			*d.problems = append(*d.problems, Problem{File: d.Name, Line: top.Line, Text: "a second document begins (---); want one in a file"})
 			return nil, false
 		default:
 			root = top
