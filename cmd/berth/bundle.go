@@ -24,7 +24,6 @@ func bundleCommand() *cli.Command {
 			"berth bundle --out cluster.tar.zst -f manifests/",
 			"berth bundle --check cluster.tar.zst",
 		),
-		OnUsageError: onUsageError,
 		Flags: append(imageFlags("the one platform to bundle, such as linux/arm64; all by default"),
 			&cli.StringFlag{Name: "out", Aliases: []string{"o"}, Usage: "the bundle to write"},
 			&cli.StringFlag{Name: "output", Usage: "json, or text", Value: "text"}, // -o names the bundle

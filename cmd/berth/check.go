@@ -27,9 +27,8 @@ func checkCommand() *cli.Command {
 			"berth config check --config registry.toml",
 			"berth config check --output json --config /etc/containerd/config.toml",
 		),
-		OnUsageError: onUsageError,
-		Flags:        []cli.Flag{configFlag(), outputFlag()},
-		Action:       check,
+		Flags:  []cli.Flag{configFlag(), outputFlag()},
+		Action: check,
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/berth-edge/berth/cmd/berth/workload"
 	"github.com/berth-edge/berth/resolver/convert"
 	"github.com/berth-edge/berth/resolver/strict"
 )
@@ -20,12 +21,11 @@ func convertCommand() *cli.Command {
 		Name:      "convert",
 		Usage:     "print the registries of a cloud-config or of a k3s registries.yaml as a file for /etc/berth",
 		ArgsUsage: "FILE",
-		Description: "Passwords are not printed: the result names a file for each, which --secrets-dir has written with mode 0600.\n" +
+		Description: "The FILE - is standard input. Passwords are not printed: the result names a file for each, which --secrets-dir has written with mode 0600.\n" +
 			"Each line that has no equivalent is a warning, and a comment in the result. Exit status 1 if the file has mistakes." + examples(
 			"berth config convert /oem/90_custom.yaml",
 			"berth config convert --secrets-dir /etc/berth/secrets /etc/rancher/k3s/registries.yaml > /etc/berth/registry.toml",
 		),
-		OnUsageError: onUsageError,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "secrets-dir", Usage: "write the passwords to files in `DIR`, and name these (without it, " + convert.SecretsDir + " is named and nothing is written)"},
 		},
@@ -53,7 +53,14 @@ func convertFile(_ context.Context, cmd *cli.Command) error {
 	if filepath.Ext(file) == ".toml" {
 		return fmt.Errorf("%s: is TOML already; convert reads a cloud-config, or a registries.yaml of k3s", file)
 	}
-	text, err := strict.ReadFile(file)
+	var text []byte
+	var err error
+	if file == workload.Stdin {
+		file = workload.StdinName
+		text, err = strict.Read(cmd.Root().Reader)
+	} else {
+		text, err = strict.ReadFile(file)
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}

@@ -27,9 +27,8 @@ func explainCommand() *cli.Command {
 			"berth explain --config registry.toml --pod deployment.yaml",
 			"helm template ./chart | berth explain --output json -f -",
 		),
-		OnUsageError: onUsageError,
-		Flags:        []cli.Flag{configFlag(), fileFlag(), outputFlag()},
-		Action:       explain,
+		Flags:  []cli.Flag{configFlag(), fileFlag(), outputFlag()},
+		Action: explain,
 	}
 }
 

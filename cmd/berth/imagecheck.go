@@ -23,9 +23,8 @@ func imageCheckCommand() *cli.Command {
 			"berth check --config /etc/berth/registry.toml -f manifests/",
 			"helm template ./chart | berth check --output json -f -",
 		),
-		OnUsageError: onUsageError,
-		Flags:        append(imageFlags("platform that the images are for, such as linux/arm64; this machine's by default"), outputFlag()),
-		Action:       checkImages,
+		Flags:  append(imageFlags("platform that the images are for, such as linux/arm64; this machine's by default"), outputFlag()),
+		Action: checkImages,
 	}
 }
 

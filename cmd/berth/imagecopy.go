@@ -24,7 +24,6 @@ func copyCommand() *cli.Command {
 			"berth copy --config /etc/berth/registry.toml --referrers -f manifests/",
 			"berth copy --from cluster.tar.zst -f manifests/",
 		),
-		OnUsageError: onUsageError,
 		Flags: append(imageFlags("the one platform to copy, such as linux/arm64; all by default"), outputFlag(),
 			&cli.StringFlag{Name: "from", Usage: "bundle to copy from, in the place of the registries that references name"},
 			&cli.BoolFlag{Name: "referrers", Usage: "copy signatures and whatever else refers to an image, too"},

@@ -28,9 +28,8 @@ func loadCommand() *cli.Command {
 			"berth load /media/usb/images",
 			"berth load --output json app.tar.zst",
 		),
-		OnUsageError: onUsageError,
-		Flags:        []cli.Flag{addressFlag(), outputFlag()},
-		Action:       load,
+		Flags:  []cli.Flag{addressFlag(), outputFlag()},
+		Action: load,
 	}
 }
 
@@ -104,11 +103,10 @@ func printLoaded(cmd *cli.Command, bundles []*api.BundleStatus, output string) (
 
 func unpinCommand() *cli.Command {
 	return &cli.Command{
-		Name:         "unpin",
-		Usage:        "give loaded images free for kubelet's garbage collection, before Berth is removed",
-		Description:  "The images stay, and may be collected from then on, as if they had been pulled." + examples("berth unpin --all"),
-		OnUsageError: onUsageError,
-		Flags:        []cli.Flag{addressFlag(), &cli.BoolFlag{Name: "all", Usage: "every image that was loaded"}},
+		Name:        "unpin",
+		Usage:       "give loaded images free for kubelet's garbage collection, before Berth is removed",
+		Description: "The images stay, and may be collected from then on, as if they had been pulled." + examples("berth unpin --all"),
+		Flags:       []cli.Flag{addressFlag(), &cli.BoolFlag{Name: "all", Usage: "every image that was loaded"}},
 		Action: func(ctx context.Context, cmd *cli.Command) error {
 			if !cmd.Bool("all") {
 				return usageError{errors.New("unpin wants --all")}

@@ -24,16 +24,24 @@ var errFault = errors.New("fault")
 // usageError is a command line that cannot be understood.
 type usageError struct{ error }
 
+// misuse is a usageError, and the command that it is of.
+type misuse struct {
+	usageError
+	command string // as it is called
+}
+
+func (m misuse) Unwrap() error { return m.usageError }
+
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	err := app(stdout, stderr).Run(ctx, args)
-	var usage usageError
+	var usage misuse
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, errFault):
 		return 1
 	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "error: %v\nhint: see berth --help\n", err)
+		fmt.Fprintf(stderr, "error: %v\nhint: see %s --help\n", err, usage.command)
 		return 2
 	}
 	for _, line := range strings.Split(err.Error(), "\n") {
@@ -43,7 +51,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func app(stdout, stderr io.Writer) *cli.Command {
-	return wholeValues(&cli.Command{
+	return prepared(&cli.Command{
 		Name:                            "berth",
 		Usage:                           "where containerd takes images from",
 		Description:                     "Exit status: 0 good, 1 a fault was found, 2 wrong usage. berth COMMAND --help has examples of each.",
@@ -54,15 +62,13 @@ func app(stdout, stderr io.Writer) *cli.Command {
 		ConfigureShellCompletionCommand: func(cmd *cli.Command) { cmd.Hidden = false },
 		Flags:                           []cli.Flag{quietFlag()},
 		ExitErrHandler:                  func(context.Context, *cli.Command, error) {}, // run decides
-		OnUsageError:                    onUsageError,
 		Action:                          noCommand,
 		Commands: []*cli.Command{
 			explainCommand(),
 			{
 				Name: "config", Usage: "the configuration",
-				OnUsageError: onUsageError,
-				Action:       noCommand,
-				Commands:     []*cli.Command{checkCommand(), convertCommand()},
+				Action:   noCommand,
+				Commands: []*cli.Command{checkCommand(), convertCommand()},
 			},
 			imageCheckCommand(),
 			copyCommand(),
@@ -75,16 +81,27 @@ func app(stdout, stderr io.Writer) *cli.Command {
 	})
 }
 
-// wholeValues keeps flags that may be repeated from being cut at commas, which the name of a file may have.
-func wholeValues(cmd *cli.Command) *cli.Command {
+// prepared sets what is the same for every command: flags that may be repeated are not cut at commas, which the name of a file
+// may have, and wrong usage is that of the command.
+func prepared(cmd *cli.Command) *cli.Command {
 	cmd.DisableSliceFlagSeparator = true
+	cmd.OnUsageError = func(_ context.Context, cmd *cli.Command, err error, _ bool) error {
+		return misuse{usageError{err}, cmd.FullName()}
+	}
+	action := cmd.Action
+	cmd.Action = func(ctx context.Context, cmd *cli.Command) error {
+		err := action(ctx, cmd)
+		var usage usageError
+		if errors.As(err, &usage) {
+			return misuse{usage, cmd.FullName()}
+		}
+		return err
+	}
 	for _, sub := range cmd.Commands {
-		wholeValues(sub)
+		prepared(sub)
 	}
 	return cmd
 }
-
-func onUsageError(_ context.Context, _ *cli.Command, err error, _ bool) error { return usageError{err} }
 
 func noCommand(_ context.Context, cmd *cli.Command) error {
 	if name := cmd.Args().First(); name != "" {

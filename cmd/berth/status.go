@@ -26,7 +26,6 @@ func statusCommand() *cli.Command {
 			"berth status --quiet || alert 'images at risk'",
 			"berth status --output json | jq .resolver.generation",
 		),
-		OnUsageError: onUsageError,
 		Flags: []cli.Flag{addressFlag(), outputFlag(), &cli.BoolFlag{
 			Name: "verify", Usage: "first compare every blob with its digest and everything that is unpacked with its layers, and mend what is damaged",
 		}},

@@ -30,7 +30,6 @@ func whereCommand() *cli.Command {
 			"berth where --all --output json",
 			"berth where --namespace default docker.io/library/nginx:latest",
 		),
-		OnUsageError: onUsageError,
 		Flags: []cli.Flag{
 			addressFlag(),
 			&cli.StringFlag{

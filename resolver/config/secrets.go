@@ -5,6 +5,7 @@ package config
 
 import (
 	"errors"
+	"os"
 	"strings"
 
 	"github.com/berth-edge/berth/resolver/permission"
@@ -53,9 +54,11 @@ func (l *loader) checkSecrets() {
 			continue
 		}
 		seen[s.path] = true
-		if err := permission.Readable(s.path); err != nil && l.strict {
+		switch err := permission.Readable(s.path); {
+		case err == nil, errors.Is(err, os.ErrNotExist): // it came by standard input
+		case l.strict:
 			s.table.Problem(s.key, "%v", err)
-		} else if err != nil {
+		default:
 			l.warn("%v", err)
 		}
 	}

@@ -125,7 +125,12 @@ func ReadFile(path string) ([]byte, error) {
 		return nil, unread(err)
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	return Read(f)
+}
+
+// Read is ReadFile of what is open.
+func Read(r io.Reader) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxFile+1))
 	if err != nil {
 		return nil, unread(err)
 	}

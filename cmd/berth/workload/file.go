@@ -27,12 +27,12 @@ var extensions = []string{".yaml", ".yml", ".json", ".txt"}
 func (r *reader) path(path string) {
 	if path == Stdin {
 		if r.stdin == nil {
-			r.errs = append(r.errs, errors.New(stdinName+": is named twice, and can be read once"))
+			r.errs = append(r.errs, errors.New(StdinName+": is named twice, and can be read once"))
 			return
 		}
 		stdin := r.stdin
 		r.stdin = nil
-		r.file(stdinName, stdin)
+		r.file(StdinName, stdin)
 		return
 	}
 	info, err := os.Stat(path)

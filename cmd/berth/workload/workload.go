@@ -29,8 +29,8 @@ import (
 // Stdin is the path that stands for standard input.
 const Stdin = "-"
 
-// stdinName is what errors call it.
-const stdinName = "standard input"
+// StdinName is what errors call it.
+const StdinName = "standard input"
 
 // Place is where an image is named.
 type Place struct {
@@ -78,7 +78,7 @@ func Read(paths []string, stdin io.Reader) (Found, error) {
 func named(paths []string) []string {
 	names := slices.Clone(paths)
 	if i := slices.Index(names, Stdin); i >= 0 {
-		names[i] = stdinName
+		names[i] = StdinName
 	}
 	return names
 }
