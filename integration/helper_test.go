@@ -120,10 +120,10 @@ func TestCredentialHelperFails(t *testing.T) {
 }
 
 // TestPasswordFileRotates: a password file is read when it has changed, without a reload, and a new password is tried at once
-// though the old one was refused (C13); what it held before is used while it cannot be (C14).
+// though the old one was refused (C13); what it held before is used while it cannot be (C14), which the status says. One that is wrong is not followed by the one before.
 func TestPasswordFileRotates(t *testing.T) {
 	r := registry.Start(t, registry.Options{Users: ann})
-	for i, name := range []string{"a:1", "b:1"} {
+	for i, name := range []string{"a:1", "b:1", "c:1"} {
 		small(uint64(650+2*i)).Push(t, r, "p/quay.io/"+name)
 	}
 	file := t.TempDir() + "/password"
@@ -149,6 +149,15 @@ func TestPasswordFileRotates(t *testing.T) {
 	}
 	if err := pullCtr(t, n.Daemon, "quay.io/b:1"); err != nil {
 		t.Errorf("with an empty file: %v", err)
+	}
+	out, _, code := berth(t, "status", "--address", n.Address)
+	if code != 1 || !strings.Contains(out, "the credential of "+r.Host()+"/p cannot be used since ") || !strings.Contains(out, "  error: password_file: "+file+": is empty") {
+		t.Errorf("got status %d\n%s\nwant what is wrong with the file", code, out)
+	}
+	write(t, file, "wrong-s3cret\n")
+	wantError(t, pullCtr(t, n.Daemon, "quay.io/c:1"), "unauthorized: ")
+	if out, _, code := berth(t, "status", "--address", n.Address); code != 0 || strings.Contains(out, "password_file") {
+		t.Errorf("got status %d\n%s\nwant nothing of a file that can be used", code, out)
 	}
 }
 
