@@ -313,7 +313,7 @@ func (t *transfer) giveUp() {
 	t.mine = nil
 }
 
-// reading counts the blobs that are read in order to be sent.
+// reading counts the bytes that are read in order to be sent. Whom they are sent to compares them with their digest.
 type reading struct {
 	oras.ReadOnlyTarget
 	t *transfer
@@ -331,17 +331,16 @@ func (r reading) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadClo
 	if _, ok := r.ReadOnlyTarget.(*remote.Repository); ok {
 		body = &resumed{ctx: ctx, from: r.ReadOnlyTarget, desc: desc, body: body}
 	}
-	return &counted{body, content.NewVerifyReader(body, desc), r.t}, nil
+	return &counted{body, r.t}, nil
 }
 
 type counted struct {
-	io.Closer
-	verified *content.VerifyReader
-	t        *transfer
+	io.ReadCloser
+	t *transfer
 }
 
 func (c *counted) Read(p []byte) (int, error) {
-	n, err := c.verified.Read(p)
+	n, err := c.ReadCloser.Read(p)
 	c.t.sent.Add(int64(n))
 	c.t.tell(Step{Sent: int64(n)})
 	return n, err

@@ -4,27 +4,17 @@
 package mirror
 
 import (
-	"archive/tar"
-	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 
-	"github.com/klauspost/compress/zstd"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/content/oci"
-	"oras.land/oras-go/v2/errdef"
 )
 
 // NewLayout makes a bundle at path: an OCI layout directory if that ends in a slash, else an OCI archive, compressed with zstd
@@ -127,133 +117,3 @@ func (d *directory) Discard() {
 }
 
 var layoutVersion = ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion}
-
-// archive is an OCI archive: one stream, in which a blob follows the other.
-type archive struct {
-	path string
-	file *os.File
-	zstd *zstd.Encoder // nil for a plain one
-	tar  *tar.Writer
-
-	writing sync.Mutex
-	mu      sync.Mutex
-	have    map[digest.Digest]bool // written, or being written
-}
-
-func newArchive(path string) (*archive, error) {
-	file, err := os.CreateTemp(filepath.Dir(path), unfinished(path))
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
-		return nil, errors.Join(err, file.Close(), os.Remove(file.Name()))
-	}
-	a := &archive{path: path, file: file, have: map[digest.Digest]bool{}}
-	var to io.Writer = file
-	if strings.HasSuffix(path, ".zst") {
-		if a.zstd, err = zstd.NewWriter(file); err != nil {
-			return nil, err
-		}
-		to = a.zstd
-	}
-	a.tar = tar.NewWriter(to)
-	return a, nil
-}
-
-// Index implements [Layout].
-func (a *archive) Index(index ocispec.Index) error {
-	for _, f := range []struct {
-		name  string
-		value any
-	}{{ocispec.ImageLayoutFile, layoutVersion}, {ocispec.ImageIndexFile, index}} {
-		text, err := json.Marshal(f.value)
-		if err != nil {
-			return err
-		}
-		if err := a.write(f.name, int64(len(text)), strings.NewReader(string(text))); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (a *archive) write(name string, size int64, r io.Reader) error {
-	if err := a.tar.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: size, Format: tar.FormatPAX}); err != nil {
-		return err
-	}
-	_, err := io.Copy(a.tar, r)
-	return err
-}
-
-// smallBlob is the size in bytes up to which a blob is read before it is its turn to be written.
-const smallBlob = 4 << 20
-
-// Push implements [content.Pusher].
-func (a *archive) Push(_ context.Context, desc ocispec.Descriptor, r io.Reader) error {
-	if !a.claim(desc.Digest) {
-		return errdef.ErrAlreadyExists
-	}
-	if desc.Size <= smallBlob {
-		text, err := content.ReadAll(r, desc)
-		if err != nil {
-			return fmt.Errorf("blob %s: %w", desc.Digest, err)
-		}
-		return a.append(desc, bytes.NewReader(text))
-	}
-	verified := content.NewVerifyReader(r, desc)
-	if err := a.append(desc, verified); err != nil {
-		return err
-	}
-	if err := verified.Verify(); err != nil {
-		return fmt.Errorf("blob %s: %w", desc.Digest, err)
-	}
-	return nil
-}
-
-// claim reports whether a blob is still to be written; then it is the caller's.
-func (a *archive) claim(dgst digest.Digest) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.have[dgst] {
-		return false
-	}
-	a.have[dgst] = true
-	return true
-}
-
-func (a *archive) append(desc ocispec.Descriptor, r io.Reader) error {
-	a.writing.Lock()
-	defer a.writing.Unlock()
-	return a.write("blobs/"+desc.Digest.Algorithm().String()+"/"+desc.Digest.Encoded(), desc.Size, r)
-}
-
-// Exists implements [content.ReadOnlyStorage].
-func (a *archive) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.have[desc.Digest], nil
-}
-
-// Fetch implements [content.Fetcher]. What was written is not read again.
-func (a *archive) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	return nil, fmt.Errorf("read %s of an archive that is being written: %w", desc.Digest, errdef.ErrUnsupported)
-}
-
-// Commit implements [Writing].
-func (a *archive) Commit() error {
-	err := a.tar.Close()
-	if a.zstd != nil {
-		err = errors.Join(err, a.zstd.Close())
-	}
-	err = errors.Join(err, a.file.Chmod(0o644), a.file.Sync(), a.file.Close())
-	if err != nil {
-		return fmt.Errorf("write %s: %w", a.path, err)
-	}
-	return os.Rename(a.file.Name(), a.path)
-}
-
-// Discard implements [Writing].
-func (a *archive) Discard() {
-	a.file.Close()
-	_ = os.Remove(a.file.Name())
-}

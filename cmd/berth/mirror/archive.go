@@ -1,0 +1,209 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
+)
+
+// archive is an OCI archive.
+type archive struct {
+	path    string
+	file    *os.File
+	entries entries
+
+	mu   sync.Mutex
+	have map[digest.Digest]bool // written, or being written
+}
+
+// entries are what a tar archive is made of. Several may be written at once.
+type entries interface {
+	write(name string, size int64, r io.Reader) error
+	// close writes the end of the archive.
+	close() error
+}
+
+func newArchive(path string) (*archive, error) {
+	file, err := os.CreateTemp(filepath.Dir(path), unfinished(path))
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, errors.Join(err, file.Close(), os.Remove(file.Name()))
+	}
+	a := &archive{path: path, file: file, entries: &placed{file: file}, have: map[digest.Digest]bool{}}
+	if strings.HasSuffix(path, ".zst") {
+		compressed, err := zstd.NewWriter(file)
+		if err != nil {
+			return nil, err
+		}
+		a.entries = &stream{tar: tar.NewWriter(compressed), zstd: compressed}
+	}
+	return a, nil
+}
+
+// Index implements [Layout].
+func (a *archive) Index(index ocispec.Index) error {
+	for _, f := range []struct {
+		name  string
+		value any
+	}{{ocispec.ImageLayoutFile, layoutVersion}, {ocispec.ImageIndexFile, index}} {
+		text, err := json.Marshal(f.value)
+		if err != nil {
+			return err
+		}
+		if err := a.entries.write(f.name, int64(len(text)), bytes.NewReader(text)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Push implements [content.Pusher].
+func (a *archive) Push(_ context.Context, desc ocispec.Descriptor, r io.Reader) error {
+	if !a.claim(desc.Digest) {
+		return errdef.ErrAlreadyExists
+	}
+	verified := content.NewVerifyReader(r, desc)
+	err := a.entries.write("blobs/"+desc.Digest.Algorithm().String()+"/"+desc.Digest.Encoded(), desc.Size, verified)
+	if err == nil {
+		err = verified.Verify()
+	}
+	if err != nil {
+		return fmt.Errorf("blob %s: %w", desc.Digest, err)
+	}
+	return nil
+}
+
+// claim reports whether a blob is still to be written; then it is the caller's.
+func (a *archive) claim(dgst digest.Digest) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.have[dgst] {
+		return false
+	}
+	a.have[dgst] = true
+	return true
+}
+
+// Exists implements [content.ReadOnlyStorage].
+func (a *archive) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.have[desc.Digest], nil
+}
+
+// Fetch implements [content.Fetcher]. What was written is not read again.
+func (a *archive) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	return nil, fmt.Errorf("read %s of an archive that is being written: %w", desc.Digest, errdef.ErrUnsupported)
+}
+
+// Commit implements [Writing].
+func (a *archive) Commit() error {
+	err := errors.Join(a.entries.close(), a.file.Chmod(0o644), a.file.Sync(), a.file.Close())
+	if err != nil {
+		return fmt.Errorf("write %s: %w", a.path, err)
+	}
+	return os.Rename(a.file.Name(), a.path)
+}
+
+// Discard implements [Writing].
+func (a *archive) Discard() {
+	a.file.Close()
+	_ = os.Remove(a.file.Name())
+}
+
+// placed are the entries of a plain archive. Each has its place in the file before its first byte is there, so that none waits
+// for another.
+type placed struct {
+	file *os.File
+
+	mu  sync.Mutex
+	end int64 // of what has a place
+}
+
+const (
+	// tarBlock is what entries are padded to; two of zeros end an archive (pax in POSIX.1). A file is zero where nothing is written.
+	tarBlock = 512
+	// atOnceBytes is how much of a blob goes into the file at once.
+	atOnceBytes = 64 << 10
+)
+
+func (p *placed) write(name string, size int64, r io.Reader) error {
+	var header bytes.Buffer
+	if err := tar.NewWriter(&header).WriteHeader(tarHeader(name, size)); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	at := p.end
+	p.end += (int64(header.Len()) + size + tarBlock - 1) / tarBlock * tarBlock
+	p.mu.Unlock()
+	w := bufio.NewWriterSize(io.NewOffsetWriter(p, at), atOnceBytes)
+	if _, err := w.ReadFrom(io.MultiReader(&header, r)); err != nil {
+		return err
+	}
+	return w.Flush()
+}
+
+// WriteAt implements [io.WriterAt]. Writers of one file wait for each other in any case: here they do it without the kernel,
+// in which a waiting thread turns round.
+func (p *placed) WriteAt(text []byte, at int64) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.file.WriteAt(text, at)
+}
+
+func (p *placed) close() error { return p.file.Truncate(p.end + 2*tarBlock) }
+
+// stream are the entries of a compressed archive. One follows the other, since where it ends is not known before.
+type stream struct {
+	zstd *zstd.Encoder
+
+	mu  sync.Mutex
+	tar *tar.Writer
+}
+
+// smallBlob is the size in bytes up to which a blob is read before it is its turn to be written.
+const smallBlob = 4 << 20
+
+func (s *stream) write(name string, size int64, r io.Reader) error {
+	if size <= smallBlob {
+		text, err := io.ReadAll(r)
+		if err != nil {
+			return err
+		}
+		r = bytes.NewReader(text)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.tar.WriteHeader(tarHeader(name, size)); err != nil {
+		return err
+	}
+	_, err := io.Copy(s.tar, r)
+	return err
+}
+
+func (s *stream) close() error { return errors.Join(s.tar.Close(), s.zstd.Close()) }
+
+func tarHeader(name string, size int64) *tar.Header {
+	return &tar.Header{Name: name, Mode: 0o644, Size: size, Format: tar.FormatPAX}
+}
