@@ -4,19 +4,11 @@
 package main
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -37,7 +29,7 @@ const (
 type cluster struct {
 	*registry.Registry
 	names []string          // repository:tag
-	blobs map[string]int64  // sizes by the path of each blob
+	blobs map[string]int64  // sizes by the path of each layer
 	auth  map[string]string // of what they are copied to
 }
 
@@ -112,8 +104,6 @@ func benchCopy(tb testing.TB, t *table, rounds int) {
 	}
 	t.row(fmt.Sprintf("copy of %d images (stock: crane copy)", copyImages), "s", wall)
 	t.note("requests at the registry that is filled: %d, crane %d; connections: %d, crane %d", requests[ours], requests[stock], connections[ours], connections[stock])
-	c.benchCheck(tb, t)
-	newCluster(tb, 10<<20).benchBundle(tb, t, rounds)
 }
 
 // loop copies one image after the other with crane.
@@ -147,7 +137,8 @@ func run(tb testing.TB, env []string, name string, args ...string) {
 }
 
 // benchCheck counts what a check of many references asks for.
-func (c *cluster) benchCheck(tb testing.TB, t *table) {
+func benchCheck(tb testing.TB, t *table, _ int) {
+	c := newCluster(tb, 1<<10)
 	tokens := &registry.Tokens{Users: map[string]registry.User{"ann": {Password: "s3cret", Scopes: []string{"repository:*:pull,push"}}}}
 	to := registry.Start(tb, registry.Options{Tokens: tokens})
 	img := image.Multi(11)
@@ -164,61 +155,4 @@ func (c *cluster) benchCheck(tb testing.TB, t *table) {
 	requests := len(to.Log.Requests())
 	t.note("check of %d references: %.2f s, %.2f requests a reference, tokens included; %d connections", checkImages, took.Seconds(),
 		float64(requests)/checkImages, to.Log.Counts().Conns)
-}
-
-// benchBundle writes a bundle, and compares that with reading and hashing the same bytes.
-func (c *cluster) benchBundle(tb testing.TB, t *table, rounds int) {
-	config := filepath.Join(tb.TempDir(), "berth.toml")
-	text := fmt.Sprintf("[[registries]]\ndomain = %q\ncertificates = [%q]\n[[rules]]\nfrom = \"*\"\nto = [\"source\"]\n", c.Host(), c.CA.File(tb))
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		tb.Fatal(err)
-	}
-	var wall samples
-	for round := range rounds {
-		for _, i := range abba(round) {
-			path := filepath.Join(tb.TempDir(), "cluster.tar")
-			start := time.Now()
-			if i == ours {
-				run(tb, nil, binaries.Path(tb, binaries.Berth), append([]string{"bundle", "--quiet", "--out", path, "--config", config}, c.refs()...)...)
-			} else {
-				c.hash(tb)
-			}
-			wall[i] = append(wall[i], time.Since(start).Seconds())
-			_ = os.Remove(path)
-		}
-	}
-	t.row(fmt.Sprintf("bundle of %d images (stock: bytes read and hashed)", copyImages), "s", wall)
-}
-
-// hash reads each blob once, a few at a time.
-func (c *cluster) hash(tb testing.TB) {
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM([]byte(read(tb, c.CA.File(tb))))
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}}
-	defer client.CloseIdleConnections()
-	seen := map[string]bool{}
-	var reading sync.WaitGroup
-	free := make(chan struct{}, 3)
-	for path, size := range c.blobs {
-		digest := path[strings.LastIndex(path, "/")+1:]
-		if seen[digest] {
-			continue
-		}
-		seen[digest] = true
-		free <- struct{}{}
-		reading.Go(func() {
-			defer func() { <-free }()
-			resp, err := client.Get("https://" + c.Host() + path)
-			if err != nil {
-				tb.Error(err)
-				return
-			}
-			defer resp.Body.Close()
-			sum := sha256.New()
-			if n, err := io.Copy(sum, resp.Body); err != nil || n != size || !bytes.Contains([]byte(digest), fmt.Appendf(nil, "%x", sum.Sum(nil))) {
-				tb.Errorf("%s: got %d bytes, %v", path, n, err)
-			}
-		})
-	}
-	reading.Wait()
 }

@@ -22,7 +22,7 @@ import (
 
 func main() {
 	rounds := flag.Int("rounds", 6, "how often each side is measured; an even number of 6 or more")
-	only := flag.String("run", "", "only the benchmarks whose name matches: small, large, start, bundle, reload, copy, growth")
+	only := flag.String("run", "", "only the benchmarks whose name matches: small, large, start, bundle, reload, copy, check, write, growth")
 	plot := flag.String("plot", "", "file to draw the growth of loading to, as SVG")
 	flag.Parse()
 	match, err := regexp.Compile(*only)
@@ -53,7 +53,7 @@ func main() {
 		for _, b := range []struct {
 			name string
 			run  func(testing.TB, *table, int)
-		}{{"small", benchSmallImages}, {"large", benchLargeImage}, {"start", benchStart}, {"bundle", benchBundles}, {"reload", benchReload}, {"copy", benchCopy}, {"growth", func(tb testing.TB, t *table, rounds int) { benchGrowth(tb, t, rounds, *plot) }}} {
+		}{{"small", benchSmallImages}, {"large", benchLargeImage}, {"start", benchStart}, {"bundle", benchBundles}, {"reload", benchReload}, {"copy", benchCopy}, {"check", benchCheck}, {"write", benchWrite}, {"growth", func(tb testing.TB, t *table, rounds int) { benchGrowth(tb, t, rounds, *plot) }}} {
 			if match.MatchString(b.name) {
 				b.run(tb, t, *rounds)
 			}
