@@ -40,7 +40,7 @@ func (m *Mirror) repository(target resolver.Target, actions string) (*remote.Rep
 		return nil, err
 	}
 	path := reference.Path(target.Pull)
-	again := retry.NewTransport(&client{hosts[0], "repository:" + path + ":" + actions})
+	again := retry.NewTransport(&client{hosts[0], m.contact(e), "repository:" + path + ":" + actions})
 	again.Policy = func() retry.Policy { return patience }
 	return &remote.Repository{
 		Client:    &http.Client{Transport: again},
@@ -81,10 +81,23 @@ func (m *Mirror) endpoint(target resolver.Target) (*endpoint.Endpoint, error) {
 	return e, nil
 }
 
+// contact returns that with the registry of an endpoint.
+func (m *Mirror) contact(e *endpoint.Endpoint) *contact {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c, ok := m.contacts[e]
+	if !ok {
+		c = newContact()
+		m.contacts[e] = c
+	}
+	return c
+}
+
 // client sends the requests of one repository with the credential and the certificates of its registry.
 type client struct {
-	host  docker.RegistryHost
-	scope string
+	host    docker.RegistryHost
+	contact *contact
+	scope   string
 }
 
 // RoundTrip implements [http.RoundTripper]. A registry that does not let a blob be mounted from another repository, in
@@ -110,6 +123,11 @@ func (c *client) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // send sends a request, and answers a challenge as containerd's own client does.
 func (c *client) send(ctx context.Context, req *http.Request) (*http.Response, error) {
+	end, err := c.contact.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	var refused []*http.Response
 	for {
 		attempt, err := again(ctx, req, len(refused) > 0)

@@ -27,14 +27,15 @@ type Mirror struct {
 	uploads      uploads
 	mu           sync.Mutex
 	unconfigured map[string]*endpoint.Endpoint // by host
+	contacts     map[*endpoint.Endpoint]*contact
 }
 
 // New returns a mirror along routes, for images of a platform.
 func New(routes *resolver.Routes, platform ocispec.Platform) *Mirror {
 	return &Mirror{
 		routes: routes, platform: platforms.Only(platform), wanted: platforms.Format(platform),
-		unconfigured: map[string]*endpoint.Endpoint{},
-		uploads:      uploads{has: map[blob]string{}, busy: map[blob]chan struct{}{}, seen: map[blob]bool{}},
+		unconfigured: map[string]*endpoint.Endpoint{}, contacts: map[*endpoint.Endpoint]*contact{},
+		uploads: uploads{has: map[blob]string{}, busy: map[blob]chan struct{}{}, seen: map[blob]bool{}},
 	}
 }
 
