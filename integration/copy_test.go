@@ -6,6 +6,7 @@ package integration_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -101,9 +102,28 @@ func TestCopy(t *testing.T) {
 	if present, out := p.checked(t); present != 0 || strings.Count(out, `"cause": "missing"`) != 40 {
 		t.Fatalf("before the copy: got %d present, want 40 missing:\n%s", present, out)
 	}
+	p.public.Log.Reset()
+	p.own.Log.Reset()
 	out, problems, code := berth(t, append([]string{"copy", "--config", p.config}, p.refs...)...)
 	if code != 0 || !strings.Contains(out, "40 images: 40 copied, 0 present, 0 skipped, 0 failed; ") {
 		t.Fatalf("copy: got %d\n%s%s", code, out, problems)
+	}
+	// No manifest is read twice, and nothing is looked for twice.
+	for r, method := range map[*registry.Registry]string{p.public: "", p.own: "HEAD"} {
+		asked := map[string]int{}
+		for _, request := range r.Log.Match(method, "/v2/*/manifests/*") {
+			if request.Status != http.StatusUnauthorized {
+				asked[request.Path]++
+			}
+		}
+		if len(asked) < 40 {
+			t.Errorf("%s: got %d manifests asked for, want one an image or more", r.Host(), len(asked))
+		}
+		for path, times := range asked {
+			if times > 1 {
+				t.Errorf("%s: got %s asked for %d times, want once", r.Host(), path, times)
+			}
+		}
 	}
 	// A layer that images share was sent once, and mounted for the others.
 	for digest, layer := range p.layers() {

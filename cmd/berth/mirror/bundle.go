@@ -14,7 +14,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	oras "oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
-	"oras.land/oras-go/v2/registry/remote"
 
 	"github.com/berth-edge/berth/resolver"
 )
@@ -31,7 +30,7 @@ type Bundled struct {
 	Descriptor ocispec.Descriptor
 	Err        error
 
-	repo *remote.Repository
+	src *origin
 }
 
 // Layout is what a bundle is written to.
@@ -58,7 +57,7 @@ func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, opts Bund
 	each(refs, func(i int, ref string) {
 		b := m.root(ctx, ref)
 		if b.Err == nil && opts.OnePlatform {
-			if _, err := m.only(ctx, b.repo, b.Descriptor); err != nil {
+			if _, err := m.only(ctx, b.src, b.Descriptor); err != nil {
 				b.Err = fmt.Errorf("%s: %w", b.Target.Pull, err)
 			}
 		}
@@ -81,7 +80,7 @@ func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, opts Bund
 		b := &bundled[i]
 		t := &transfer{m: m, ref: ref, opts: CopyOptions{OnePlatform: opts.OnePlatform, Progress: opts.Progress}}
 		graph := oras.CopyGraphOptions{Concurrency: concurrency, FindSuccessors: t.planned(t.successors())}
-		if err := oras.CopyGraph(ctx, reading{b.repo, t}, to, b.Descriptor, graph); err != nil {
+		if err := oras.CopyGraph(ctx, reading{b.src, t}, to, b.Descriptor, graph); err != nil {
 			b.Err = fmt.Errorf("bundle %s: %w", b.Target.Pull, plainly(err))
 		}
 		if done != nil {
@@ -124,8 +123,9 @@ func (m *Mirror) root(ctx context.Context, ref string) Bundled {
 	for i, target := range b.Route.Targets {
 		repo, err := m.repository(target, pull)
 		if err == nil {
-			if b.Descriptor, err = repo.Resolve(ctx, tagOrDigest(target.Pull)); err == nil {
-				b.Target, b.repo = &b.Route.Targets[i], repo
+			src := newOrigin(repo)
+			if b.Descriptor, err = src.Resolve(ctx, tagOrDigest(target.Pull)); err == nil {
+				b.Target, b.src = &b.Route.Targets[i], src
 				return b
 			}
 		}

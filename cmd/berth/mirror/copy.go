@@ -104,9 +104,16 @@ func (m *Mirror) begin(ctx context.Context, ref string, opts CopyOptions) (c Cop
 		c.Err = err
 		return c, nil
 	}
+	src := opts.From
+	if src == nil {
+		if src, err = m.repository(m.routes.Source(c.Route.Named), pull); err != nil {
+			c.Err = fmt.Errorf("reach %s: %w", c.Route.Named, err)
+			return c, nil
+		}
+	}
 	return c, &transfer{
 		m: m, opts: opts, ref: ref, named: c.Route.Named, target: c.Target.Pull,
-		dst: newDestination(dst), domain: cmp.Or(c.Target.Domain(), dst.Reference.Registry),
+		src: newOrigin(src), dst: newDestination(dst), domain: cmp.Or(c.Target.Domain(), dst.Reference.Registry),
 	}
 }
 
@@ -150,6 +157,7 @@ type transfer struct {
 	opts          CopyOptions
 	ref           string
 	named, target reference.Named // ref, and what it is there
+	src           *origin
 	dst           *destination
 	domain        string // of dst's registry
 	sent, mounted atomic.Int64
@@ -171,11 +179,7 @@ func (t *transfer) run(ctx context.Context, c *Copied) error {
 	case causeOf(err) != Missing:
 		return fmt.Errorf("look for %s: %w", t.target, err)
 	default:
-		src, err := t.source()
-		if err != nil {
-			return err
-		}
-		if c.Descriptor, err = t.image(ctx, src, name); err != nil {
+		if c.Descriptor, err = t.image(ctx, name); err != nil {
 			return err
 		}
 	}
@@ -185,24 +189,8 @@ func (t *transfer) run(ctx context.Context, c *Copied) error {
 	if !t.opts.Referrers {
 		return nil
 	}
-	src, err := t.source()
-	if err != nil {
-		return err
-	}
-	c.Referrers, err = t.referrers(ctx, src, c.Descriptor)
+	c.Referrers, err = t.referrers(ctx, c.Descriptor)
 	return err
-}
-
-// source returns where the image comes from.
-func (t *transfer) source() (oras.ReadOnlyTarget, error) {
-	if t.opts.From != nil {
-		return t.opts.From, nil
-	}
-	repo, err := t.m.repository(t.m.routes.Source(t.named), pull)
-	if err != nil {
-		return nil, fmt.Errorf("reach %s: %w", t.named, err)
-	}
-	return repo, nil
 }
 
 // tell says how far the copy is.
@@ -222,12 +210,12 @@ func (t *transfer) nameAt(name string) string {
 }
 
 // image copies what the reference leads to.
-func (t *transfer) image(ctx context.Context, src oras.ReadOnlyTarget, name string) (ocispec.Descriptor, error) {
+func (t *transfer) image(ctx context.Context, name string) (ocispec.Descriptor, error) {
 	from := t.nameAt(name)
 	opts := oras.CopyOptions{CopyGraphOptions: t.graph()}
 	if t.opts.OnePlatform {
 		if _, ok := t.named.(reference.Digested); ok {
-			root, err := src.Resolve(ctx, from)
+			root, err := t.src.Resolve(ctx, from)
 			if err == nil && images.IsIndexType(root.MediaType) {
 				return ocispec.Descriptor{}, fmt.Errorf("%s: %w", t.named, errChangesDigest)
 			}
@@ -236,7 +224,7 @@ func (t *transfer) image(ctx context.Context, src oras.ReadOnlyTarget, name stri
 			return t.m.only(ctx, src, root)
 		}
 	}
-	desc, err := oras.Copy(ctx, reading{src, t}, from, t.dst, name, opts)
+	desc, err := oras.Copy(ctx, reading{t.src, t}, from, t.dst, name, opts)
 	if err != nil {
 		return ocispec.Descriptor{}, fmt.Errorf("copy %s: %w", t.named, plainly(err))
 	}
@@ -315,13 +303,13 @@ func (t *transfer) giveUp() {
 
 // reading counts the bytes that are read in order to be sent. Whom they are sent to compares them with their digest.
 type reading struct {
-	oras.ReadOnlyTarget
+	*origin
 	t *transfer
 }
 
 // Fetch implements [content.Fetcher].
 func (r reading) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	body, err := r.ReadOnlyTarget.Fetch(ctx, desc)
+	body, err := r.origin.Fetch(ctx, desc)
 	switch {
 	case errors.Is(err, errdef.ErrNotFound) && desc.Platform != nil:
 		return nil, fmt.Errorf("its image for %s is absent; name the platform to take with --platform: %w", platforms.Format(*desc.Platform), err)
@@ -329,7 +317,7 @@ func (r reading) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadClo
 		return nil, err
 	}
 	if _, ok := r.ReadOnlyTarget.(*remote.Repository); ok {
-		body = &resumed{ctx: ctx, from: r.ReadOnlyTarget, desc: desc, body: body}
+		body = &resumed{ctx: ctx, from: r.origin, desc: desc, body: body}
 	}
 	return &counted{body, r.t}, nil
 }

@@ -15,16 +15,23 @@ import (
 	"oras.land/oras-go/v2/registry/remote"
 )
 
-// destination is a repository that asks once whether it has a blob.
+// destination is a repository that is asked once what it has, until it forgets.
 type destination struct {
 	*remote.Repository
 
-	mu  sync.Mutex
-	has map[digest.Digest]bool
+	mu    sync.Mutex
+	has   map[digest.Digest]bool
+	roots map[string]root
+}
+
+// root is what a tag or a digest leads to, or why it does not.
+type root struct {
+	desc ocispec.Descriptor
+	err  error
 }
 
 func newDestination(repo *remote.Repository) *destination {
-	return &destination{Repository: repo, has: map[digest.Digest]bool{}}
+	return &destination{Repository: repo, has: map[digest.Digest]bool{}, roots: map[string]root{}}
 }
 
 // Exists implements [content.ReadOnlyStorage].
@@ -44,11 +51,32 @@ func (d *destination) Exists(ctx context.Context, desc ocispec.Descriptor) (bool
 	return has, err
 }
 
+// Resolve implements [content.Resolver]. That there is nothing is remembered as well.
+func (d *destination) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, error) {
+	d.mu.Lock()
+	r, known := d.roots[ref]
+	d.mu.Unlock()
+	if known {
+		return r.desc, r.err
+	}
+	r.desc, r.err = d.Repository.Resolve(ctx, ref)
+	if r.err == nil || causeOf(r.err) == Missing {
+		d.mu.Lock()
+		d.roots[ref] = r
+		if dgst, err := digest.Parse(ref); err == nil {
+			d.has[dgst] = r.err == nil
+		}
+		d.mu.Unlock()
+	}
+	return r.desc, r.err
+}
+
 // forget has what was missing asked for again: it may have been sent.
 func (d *destination) forget() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	maps.DeleteFunc(d.has, func(_ digest.Digest, has bool) bool { return !has })
+	maps.DeleteFunc(d.roots, func(_ string, r root) bool { return r.err != nil })
 }
 
 // look finds out which blobs are there already, before any image is copied: one that another repository has is mounted from
@@ -85,15 +113,11 @@ func (t *transfer) lookThere(ctx context.Context, root ocispec.Descriptor) {
 
 // lookFor asks for each blob of an image that is not there, and plans to send those that are missing.
 func (t *transfer) lookFor(ctx context.Context) {
-	src, err := t.source()
+	root, err := t.src.Resolve(ctx, t.nameAt(tagOrDigest(t.target)))
 	if err != nil {
 		return
 	}
-	root, err := src.Resolve(ctx, t.nameAt(tagOrDigest(t.target)))
-	if err != nil {
-		return
-	}
-	t.blobs(ctx, src, root, t.successors(), func(b blob, desc ocispec.Descriptor) {
+	t.blobs(ctx, t.src, root, t.successors(), func(b blob, desc ocispec.Descriptor) {
 		if has, err := t.dst.Exists(ctx, desc); err == nil && has {
 			t.m.uploads.done(b, t.dst.Reference.Repository)
 		} else if t.m.uploads.plan(b) {
