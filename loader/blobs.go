@@ -62,39 +62,6 @@ func (l *Loader) makeSound(ctx context.Context, desc ocispec.Descriptor) (mended
 	return true, nil
 }
 
-// isSound reports whether a blob that the content store knows is there, with the content that its digest says. It reads all of it.
-func (l *Loader) isSound(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
-	ra, err := l.Content.ReaderAt(ctx, desc)
-	if errdefs.IsNotFound(err) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("open blob %s: %w", desc.Digest, err)
-	}
-	defer ra.Close()
-	if desc.Size > 0 && ra.Size() != desc.Size {
-		return false, nil
-	}
-	digester := desc.Digest.Algorithm().Digester()
-	if _, err := io.CopyBuffer(digester.Hash(), &until{ctx, content.NewReader(ra)}, make([]byte, 256<<10)); err != nil {
-		return false, fmt.Errorf("read blob %s: %w", desc.Digest, err)
-	}
-	return digester.Digest() == desc.Digest, nil
-}
-
-// until reads until ctx ends.
-type until struct {
-	ctx context.Context
-	io.Reader
-}
-
-func (u *until) Read(p []byte) (int, error) {
-	if err := u.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return u.Reader.Read(p)
-}
-
 // replace puts a blob in the place of one that the content store knows and that is damaged. The store itself would refuse to
 // write what it has.
 func (l *Loader) replace(ctx context.Context, bundle string, desc ocispec.Descriptor, fetch func(context.Context, ocispec.Descriptor) (io.ReadCloser, error)) error {
@@ -149,13 +116,11 @@ func (l *Loader) trustLayer(ctx context.Context, layer ocispec.Descriptor) (mend
 
 // readLayer reads a layer from the content store, or from a bundle that has it.
 func (l *Loader) readLayer(ctx context.Context, layer ocispec.Descriptor, f func(io.Reader) error) error {
-	if whole, err := l.isWhole(ctx, layer); err == nil && whole {
-		ra, err := l.Content.ReaderAt(ctx, layer)
-		if err != nil {
-			return err
-		}
+	if ra, err := l.Content.ReaderAt(ctx, layer); err == nil {
 		defer ra.Close()
-		return f(content.NewReader(ra))
+		if ra.Size() == layer.Size {
+			return f(content.NewReader(ra))
+		}
 	}
 	b, ok := l.catalog.withBlob(layer.Digest)
 	if !ok {

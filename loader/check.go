@@ -6,6 +6,7 @@ package loader
 import (
 	"context"
 	"fmt"
+	"io"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -61,6 +62,16 @@ func (l *Loader) check(ctx context.Context, image *Image) (lacks, error) {
 // isWhole reports whether a blob that the content store knows is there, with its size; what is no layer is small, and must have
 // its digest, too: in the last block of a file a power cut leaves zeros.
 func (l *Loader) isWhole(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	return l.compareBlob(ctx, desc, desc.Size <= maxHashed && !images.IsLayerType(desc.MediaType))
+}
+
+// isSound reports whether a blob that the content store knows is there, with the content that its digest says. It reads all of it.
+func (l *Loader) isSound(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	return l.compareBlob(ctx, desc, true)
+}
+
+// compareBlob compares a blob with its size, and with its digest if it is to be read.
+func (l *Loader) compareBlob(ctx context.Context, desc ocispec.Descriptor, read bool) (bool, error) {
 	ra, err := l.Content.ReaderAt(ctx, desc)
 	if errdefs.IsNotFound(err) {
 		return false, nil
@@ -69,12 +80,28 @@ func (l *Loader) isWhole(ctx context.Context, desc ocispec.Descriptor) (bool, er
 		return false, fmt.Errorf("open blob %s: %w", desc.Digest, err)
 	}
 	defer ra.Close()
-	if ra.Size() != desc.Size || desc.Size > maxHashed || images.IsLayerType(desc.MediaType) {
+	switch {
+	case !read:
 		return ra.Size() == desc.Size, nil
+	case desc.Size > 0 && ra.Size() != desc.Size:
+		return false, nil
 	}
-	got, err := desc.Digest.Algorithm().FromReader(content.NewReader(ra))
-	if err != nil {
+	digester := desc.Digest.Algorithm().Digester()
+	if _, err := io.CopyBuffer(digester.Hash(), &until{ctx, content.NewReader(ra)}, make([]byte, min(ra.Size()+1, 256<<10))); err != nil {
 		return false, fmt.Errorf("read blob %s: %w", desc.Digest, err)
 	}
-	return got == desc.Digest, nil
+	return digester.Digest() == desc.Digest, nil
+}
+
+// until reads until ctx ends.
+type until struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (u *until) Read(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.Reader.Read(p)
 }
