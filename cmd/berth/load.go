@@ -106,26 +106,40 @@ func unpinCommand() *cli.Command {
 		Name:        "unpin",
 		Usage:       "give loaded images free for kubelet's garbage collection, before Berth is removed",
 		Description: "The images stay, and may be collected from then on, as if they had been pulled." + examples("berth unpin --all"),
-		Flags:       []cli.Flag{addressFlag(), &cli.BoolFlag{Name: "all", Usage: "every image that was loaded"}},
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			if !cmd.Bool("all") {
-				return usageError{errors.New("unpin wants --all")}
-			}
-			d, err := connect(ctx, cmd)
-			if err != nil {
-				return err
-			}
-			defer d.close()
-			ctx, cancel := context.WithTimeout(ctx, time.Minute)
-			defer cancel()
-			response, err := d.Unpin(ctx, &api.UnpinRequest{})
-			if err := d.said(err); err != nil {
-				return err
-			}
-			if !isQuiet(cmd) {
-				fmt.Fprintf(cmd.Root().Writer, "unpinned %s\n", counts(int(response.Images), "record of an image", "records of images"))
-			}
-			return nil
-		},
+		Flags:       []cli.Flag{addressFlag(), outputFlag(), &cli.BoolFlag{Name: "all", Usage: "every image that was loaded"}},
+		Action:      unpin,
 	}
+}
+
+// unpinReport is what `berth unpin --output json` prints.
+type unpinReport struct {
+	Records int64 `json:"records"`
+}
+
+func unpin(ctx context.Context, cmd *cli.Command) error {
+	output, err := outputOf(cmd)
+	if err != nil {
+		return err
+	}
+	if !cmd.Bool("all") {
+		return usageError{errors.New("unpin wants --all")}
+	}
+	d, err := connect(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	response, err := d.Unpin(ctx, &api.UnpinRequest{})
+	if err := d.said(err); err != nil {
+		return err
+	}
+	switch {
+	case output == "json":
+		return printJSON(cmd.Root().Writer, unpinReport{response.Images})
+	case !isQuiet(cmd):
+		fmt.Fprintf(cmd.Root().Writer, "unpinned %s\n", counts(int(response.Images), "record of an image", "records of images"))
+	}
+	return nil
 }
