@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/santhosh-tekuri/jsonschema/v5"
@@ -23,7 +24,6 @@ import (
 // TestSessions runs the sessions of testdata, of the commands that go to registries, with their exact output.
 func TestSessions(t *testing.T) {
 	bin := filepath.Dir(binaries.Path(t, binaries.Berth))
-	running := map[string]*registry.Registry{}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {
@@ -31,17 +31,23 @@ func TestSessions(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			// registry NAME starts one that ann may use, and sets $NAME to its address.
+			// registry NAME [DELAY] starts one that ann may use, and sets $NAME to its address. The delay is of each round trip.
 			"registry": func(ts *testscript.TestScript, _ bool, args []string) {
-				r := registry.Start(t, registry.Options{Users: ann})
-				running[args[0]] = r
+				opts := registry.Options{Users: ann}
+				if len(args) > 1 {
+					delay, err := time.ParseDuration(args[1])
+					ts.Check(err)
+					opts.Delay = delay
+				}
+				r := registry.Start(t, opts)
 				ts.Setenv(args[0], r.Host())
+				ts.Setenv(args[0]+"_push", r.PushURL())
 				ts.Check(os.WriteFile(ts.MkAbs(args[0]+".pem"), r.CA.PEM(), 0o600))
 			},
 			// push REGISTRY NAME:TAG DIGEST pushes an image, and sets $DIGEST.
 			"push": func(ts *testscript.TestScript, _ bool, args []string) {
 				img := image.Small("linux/amd64", 3)
-				img.Push(t, running[args[0]], args[1])
+				ts.Check(img.PushTo(t.Context(), image.Remote{URL: ts.Getenv(args[0] + "_push")}, args[1]))
 				ts.Setenv(args[2], img.Digest.String())
 			},
 			// fill FILE… puts variables in.

@@ -27,15 +27,22 @@ type copyProgress struct {
 type meter struct {
 	bar         *mpb.Bar
 	total, sent int64
-	last        time.Time
+	last        time.Time // when the bar was moved
+	since       int64     // what was sent since then
 }
+
+// atLeast is how long a speed is measured: what comes within one read, or of several blobs at once, has none of its own.
+const atLeast = 100 * time.Millisecond
 
 func (m *meter) add(planned, sent int64) {
 	m.total += planned
 	m.sent += sent
 	m.bar.SetTotal(max(m.total, m.sent), false)
-	m.bar.EwmaIncrInt64(sent, time.Since(m.last))
-	m.last = time.Now()
+	m.since += sent
+	if took := time.Since(m.last); took >= atLeast {
+		m.bar.EwmaIncrInt64(m.since, took)
+		m.last, m.since = time.Now(), 0
+	}
 }
 
 func newCopyProgress(w io.Writer, hidden bool) *copyProgress {
