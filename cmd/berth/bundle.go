@@ -102,13 +102,19 @@ func printBundled(cmd *cli.Command, output, path, note string, images []bundledI
 	}
 	failed := 0
 	for _, image := range images {
+		if image.Error != "" {
+			failed++
+		}
+	}
+	for _, image := range images {
 		switch {
 		case image.Error != "":
-			failed++
 			fmt.Fprintf(w, "failed   %s\n  %s\n", image.Ref, strings.ReplaceAll(image.Error, "\n", "\n  "))
 		case isQuiet(cmd):
 		case image.Pull == "":
 			fmt.Fprintf(w, "good     %s\n  %s\n", image.Ref, image.Digest)
+		case failed > 0: // of which nothing is written
+			fmt.Fprintf(w, "found    %s\n  %s  %s\n", image.Ref, image.Pull, image.Digest)
 		default:
 			fmt.Fprintf(w, "bundled  %s\n  %s  %s\n", image.Ref, image.Pull, image.Digest)
 		}

@@ -319,12 +319,19 @@ func (r reading) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadClo
 	if _, ok := r.ReadOnlyTarget.(*remote.Repository); ok {
 		body = &resumed{ctx: ctx, from: r.origin, desc: desc, body: body}
 	}
-	return &counted{body, r.t}, nil
+	return &counted{ReadCloser: body, t: r.t}, nil
 }
 
 type counted struct {
 	io.ReadCloser
-	t *transfer
+	t      *transfer
+	closed sync.Once
+}
+
+// Close implements [io.Closer]. Oras closes what it has sent, and so does the transport that sent it, at the same time.
+func (c *counted) Close() (err error) {
+	c.closed.Do(func() { err = c.ReadCloser.Close() })
+	return err
 }
 
 func (c *counted) Read(p []byte) (int, error) {
