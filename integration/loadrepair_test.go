@@ -6,6 +6,7 @@ package integration_test
 import (
 	"bytes"
 	"compress/gzip"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/berth-edge/berth/integration/daemon"
 	"github.com/berth-edge/berth/integration/image"
@@ -193,4 +195,49 @@ func TestLoadNoticesReplacedBundle(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestNextStartWritesNothing starts again with everything loaded: containerd's database changes as often as without the loader.
+func TestNextStartWritesNothing(t *testing.T) {
+	daemon.RequireRoot(t)
+	l := newLoading(t, "", daemon.Options{Level: "info"})
+	l.bundle(t, "a.tar", oneLayer(920, "quay.io/a:1"), oneLayer(921, "quay.io/b:1"))
+	l.put(t, "b.tar.gz", image.Gzip(image.Tar(image.OCI([]image.Named{oneLayer(922, "quay.io/c:1")}))))
+	l.start(t)
+	if _, _, code := berth(t, "status", "--verify", "--address", l.Address); code != 0 { // or the next start verifies, too
+		t.Fatal("got a fault")
+	}
+	l.Stop(t)
+	changes := func(start func()) int {
+		before := transactions(t, l.Root)
+		start()
+		l.Stop(t)
+		return transactions(t, l.Root) - before
+	}
+	got := changes(func() { l.start(t) })
+	l.dropIns["30-none.toml"] = fmt.Sprintf("version = 3\ndisabled_plugins = [%q]\n", loaderURI)
+	want := changes(func() {
+		if err := l.Run(t); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if got != want {
+		t.Errorf("got %d changes of containerd's database at a start with everything loaded, want %d as without the loader", got, want)
+	}
+}
+
+// transactions is how often containerd's database was written to.
+func transactions(t testing.TB, root string) int {
+	t.Helper()
+	db, err := bolt.Open(filepath.Join(root, "io.containerd.metadata.v1.bolt/meta.db"), 0o600, &bolt.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	tx, err := db.Begin(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	return tx.ID()
 }

@@ -48,11 +48,15 @@ func (l *Loader) fetchWanted(ctx context.Context, e *entry, k lacks, wanted map[
 	if err := l.enoughSpace(k, nil); err != nil {
 		return err
 	}
+	ctx, err := l.lease(ctx)
+	if err != nil {
+		return err
+	}
 	if err := l.work.Acquire(ctx, 1); err != nil {
 		return err
 	}
 	defer l.work.Release(1)
-	err := e.bundle.Walk(ctx, func(d digest.Digest, _ int64, r io.Reader) error {
+	err = e.bundle.Walk(ctx, func(d digest.Digest, _ int64, r io.Reader) error {
 		desc, ok := wanted[d]
 		if !ok {
 			return nil

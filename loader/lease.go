@@ -18,18 +18,35 @@ import (
 // leaseID is the one lease of the loader: a load that was killed is taken up where it was, and leaves nothing behind.
 const leaseID = "io.berth.load"
 
-// lease makes the lease under which a round of loading runs, or takes up the one of a round that was killed: what it
-// committed is kept. What it had half-written is not, since after a power cut that may be anything.
-func (l *Loader) lease(ctx context.Context) (context.Context, error) {
-	lease, err := l.Leases.Create(ctx, leases.WithID(leaseID))
-	if errdefs.IsAlreadyExists(err) {
-		lease = leases.Lease{ID: leaseID}
-		err = l.abortIngests(ctx, lease)
+// resume takes up the lease of a round that was killed, so that it ends with this one. Where that fails, so does whatever is
+// to be written, and says why.
+func (l *Loader) resume(ctx context.Context) {
+	left, err := l.Leases.List(ctx, "id=="+leaseID)
+	if err == nil && len(left) > 0 {
+		_, err = l.lease(ctx)
 	}
 	if err != nil {
-		return ctx, fmt.Errorf("take lease %s: %w", leaseID, err)
+		log.G(ctx).WithError(err).WithField("lease", leaseID).Warn("take up the lease of a load that was killed")
 	}
-	return leases.WithLease(ctx, lease.ID), nil
+}
+
+// lease returns ctx under the loader's lease, which everything that is written to the stores needs. A round makes it when it
+// first writes, and a start at which there is nothing to load writes nothing. What a round that was killed committed is kept;
+// what it had half-written is not, since after a power cut that may be anything.
+func (l *Loader) lease(ctx context.Context) (context.Context, error) {
+	l.leasing.Lock()
+	defer l.leasing.Unlock()
+	if !l.leased {
+		_, err := l.Leases.Create(ctx, leases.WithID(leaseID))
+		if errdefs.IsAlreadyExists(err) {
+			err = l.abortIngests(ctx, leases.Lease{ID: leaseID})
+		}
+		if err != nil {
+			return ctx, fmt.Errorf("take lease %s: %w", leaseID, err)
+		}
+		l.leased = true
+	}
+	return leases.WithLease(ctx, leaseID), nil
 }
 
 func (l *Loader) abortIngests(ctx context.Context, lease leases.Lease) error {
@@ -48,9 +65,15 @@ func (l *Loader) abortIngests(ctx context.Context, lease leases.Lease) error {
 	return nil
 }
 
-// endLease gives the lease up: what was loaded is kept by its images, and the rest may go. It goes at once if asked for,
+// endLease gives the lease up, if there is one: what was loaded is kept by its images, and the rest may go. It goes at once if asked for,
 // since containerd collects garbage only after so many changes, and a disk may be full.
 func (l *Loader) endLease(ctx context.Context, collect bool) {
+	l.leasing.Lock()
+	defer l.leasing.Unlock()
+	if !l.leased {
+		return
+	}
+	l.leased = false
 	var opts []leases.DeleteOpt
 	if collect || l.DropLayers {
 		opts = append(opts, leases.SynchronousDelete)
@@ -80,6 +103,9 @@ func (l *Loader) checkHeld(ctx context.Context, image *Image) (k lacks, recorded
 
 // hold adds what is there of an image to the lease.
 func (l *Loader) hold(ctx context.Context, image *Image, k lacks) error {
+	if _, err := l.lease(ctx); err != nil {
+		return err
+	}
 	lease := leases.Lease{ID: leaseID}
 	has, err := l.Leases.ListResources(ctx, lease)
 	if err != nil {

@@ -95,6 +95,9 @@ func (l *Loader) pull(ctx context.Context, image *Image, k lacks) (final bool, e
 	if err := l.enoughSpace(k, image.ranOut.Load()); err != nil {
 		return true, err
 	}
+	if ctx, err = l.lease(ctx); err != nil {
+		return true, err
+	}
 	err = l.supply(ctx, image, k)
 	if err == nil {
 		err = l.Transfer.Transfer(ctx, NewSource(image, normalized(image.Names[0])), &destination{loader: l, image: image})

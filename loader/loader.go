@@ -96,6 +96,8 @@ type Loader struct {
 	unclean   atomic.Bool              // what is unpacked may be damaged, and was not looked at since
 	departed  atomic.Pointer[[]string] // see Departed
 	verifying sync.Mutex
+	leasing   sync.Mutex
+	leased    bool       // the round has its lease; guarded by leasing
 	repairs   sync.Mutex // one blob is repaired at a time
 }
 

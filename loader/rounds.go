@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -15,12 +14,7 @@ import (
 
 // loadAll lists and loads bundles, those at the front first.
 func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
-	leased, err := l.lease(ctx)
-	if err != nil {
-		l.listAll(ctx, entries, err)
-		return err
-	}
-	ctx = leased
+	l.resume(ctx)
 	var work sync.WaitGroup
 	for i, e := range entries {
 		work.Go(func() {
@@ -35,9 +29,7 @@ func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 	for _, e := range entries {
 		l.loadOthers(ctx, e)
 	}
-	if err := l.loadAlone(ctx, entries); err != nil {
-		return err
-	}
+	l.loadAlone(ctx, entries)
 	l.settle(ctx, entries)
 	note(ctx, entries)
 	var errs []error
@@ -45,23 +37,6 @@ func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 		errs = append(errs, e.error())
 	}
 	return errors.Join(errs...)
-}
-
-// listAll lists bundles that cannot be loaded, since containerd cannot write to its own store: pulls find out what is in them,
-// and status says why they are not loaded.
-func (l *Loader) listAll(ctx context.Context, entries []*entry, err error) {
-	var work sync.WaitGroup
-	for _, e := range entries {
-		work.Go(func() {
-			defer l.recovered(ctx, e.fail)
-			e.start = time.Now()
-			if l.list(ctx, e) {
-				e.fail(fmt.Errorf("load bundle %s: %w", e.path, err))
-			}
-			e.announce(ctx)
-		})
-	}
-	work.Wait()
 }
 
 // loadBundle lists and loads a bundle, which stands behind others.
@@ -127,7 +102,7 @@ func (l *Loader) loadOne(ctx context.Context, image *Image) error {
 
 // loadAlone loads the images for which there was no room again, the smallest first and one at a time, after what they left
 // went: one that is too large would keep the others out. What it finds out of their sizes holds for the next rounds.
-func (l *Loader) loadAlone(ctx context.Context, entries []*entry) error {
+func (l *Loader) loadAlone(ctx context.Context, entries []*entry) {
 	var images []*Image
 	for _, e := range entries {
 		if len(e.full()) == 0 {
@@ -144,13 +119,9 @@ func (l *Loader) loadAlone(ctx context.Context, entries []*entry) error {
 	for _, image := range images {
 		if dirty && ctx.Err() == nil {
 			l.endLease(ctx, true)
-			if _, err := l.lease(ctx); err != nil {
-				return err
-			}
 		}
 		dirty = l.loadOneAlone(ctx, image)
 	}
-	return nil
 }
 
 // loadOneAlone reports whether it may have left something.
