@@ -131,7 +131,7 @@ func TestPasswordFileRotates(t *testing.T) {
 	n := startNode(t, entry(t, r, "p", `username = "ann"`, fmt.Sprintf("password_file = %q", file)), daemon.Options{})
 	start := time.Now()
 	for range 5 {
-		wantError(t, pullCtr(t, n.Daemon, "quay.io/a:1"), "unauthorized: ", "the credential was refused ")
+		wantError(t, pullCtr(t, n.Daemon, "quay.io/a:1"), "unauthorized: ", "the credential was refused")
 	}
 	wrong := base64.StdEncoding.EncodeToString([]byte("ann:wrong-s3cret"))
 	if got, most := len(r.Log.Containing(wrong)), 1+int(time.Since(start)/(5*time.Second)); got > most {

@@ -146,7 +146,7 @@ func TestOpenRepositoryBesideWrongPassword(t *testing.T) {
 				}
 			}
 			if tt.right != password {
-				wantError(t, pull(t.Context(), e, "private/app", image), "unauthorized: the credential was refused 0s ago; it is sent again in 5s, or when it changes")
+				wantError(t, pull(t.Context(), e, "private/app", image), "unauthorized: the credential was refused; it is sent again in 5s, or when it changes")
 			}
 		})
 	}

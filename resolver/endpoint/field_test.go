@@ -30,7 +30,7 @@ func TestRegistryToken(t *testing.T) {
 	if err := pull(t.Context(), e, "app", g.image); err != nil {
 		t.Error(err)
 	}
-	wantError(t, pull(t.Context(), e, "other", g.image), "unauthorized: the credential was refused ")
+	wantError(t, pull(t.Context(), e, "other", g.image), "unauthorized: the credential was refused")
 	if got := len(g.realm.Requests()); got != asked {
 		t.Errorf("got %d requests for a token, want none", got-asked)
 	}

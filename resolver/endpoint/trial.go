@@ -80,8 +80,12 @@ type refusedError struct {
 }
 
 func (e *refusedError) Error() string {
-	return fmt.Sprintf("%s: unauthorized: the credential was refused %s ago; it is sent again in %s, or when it changes: %v",
-		e.host, e.ago.Round(time.Second), (refusedFor - e.ago).Round(time.Second), docker.ErrInvalidAuthorization)
+	ago := ""
+	if e.ago >= time.Second { // else it may well be this very pull that it was refused
+		ago = fmt.Sprintf(" %s ago", e.ago.Round(time.Second))
+	}
+	return fmt.Sprintf("%s: unauthorized: the credential was refused%s; it is sent again in %s, or when it changes: %v",
+		e.host, ago, (refusedFor - e.ago).Round(time.Second), docker.ErrInvalidAuthorization)
 }
 
 func (*refusedError) Unwrap() error { return docker.ErrInvalidAuthorization }

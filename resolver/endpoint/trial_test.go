@@ -62,7 +62,7 @@ func TestWrongPasswordInAStorm(t *testing.T) {
 			}
 			storm(1)
 			storm(1)
-			wantError(t, pull(t.Context(), e, "app", image), "unauthorized: the credential was refused ", "it is sent again in ", ", or when it changes")
+			wantError(t, pull(t.Context(), e, "app", image), "unauthorized: the credential was refused", "it is sent again in ", ", or when it changes")
 			time.Sleep(5100 * time.Millisecond)
 			storm(2)
 			k.set("canary-right")
