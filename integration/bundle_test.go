@@ -22,6 +22,7 @@ import (
 
 	"github.com/berth-edge/berth/integration/daemon"
 	"github.com/berth-edge/berth/integration/image"
+	"github.com/berth-edge/berth/integration/powercut"
 	"github.com/berth-edge/berth/integration/registry"
 )
 
@@ -174,6 +175,29 @@ func (p profile) fills(t testing.TB, bundle string) {
 	}
 	if got := p.public.Log.Requests(); len(got) > 0 {
 		t.Errorf("the public registry was asked:\n%s", p.public.Log.Lines())
+	}
+}
+
+// TestBundlePowerCut cuts power as soon as a bundle of each kind was written: it is there, and whole.
+func TestBundlePowerCut(t *testing.T) {
+	daemon.RequireRoot(t)
+	r := registry.Start(t, registry.Options{})
+	image.New(image.Config{Layers: []image.Layer{image.NewLayer(image.Random("a", 70, 3<<20))}}).Push(t, r, "app:1")
+	config := filepath.Join(t.TempDir(), "registry.toml")
+	write(t, config, entry(t, r, ""))
+	disk := powercut.New(t, 64<<20)
+	bundles := []string{"a.tar", "b.tar.zst", "c/"}
+	for _, name := range bundles {
+		if out, problems, code := berth(t, "bundle", "--config", config, "--out", disk.Dir+"/"+name, r.Host()+"/app:1"); code != 0 {
+			t.Fatalf("%s: got %d\n%s%s", name, code, out, problems)
+		}
+	}
+	disk.Cut(t)
+	disk.Restore(t)
+	for _, name := range bundles {
+		if out, problems, code := berth(t, "bundle", "--check", disk.Dir+"/"+name); code != 0 {
+			t.Errorf("%s: got %d after the cut, want it whole\n%s%s", name, code, out, problems)
+		}
 	}
 }
 

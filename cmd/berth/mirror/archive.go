@@ -123,7 +123,7 @@ func (a *archive) Commit() error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", a.path, err)
 	}
-	return os.Rename(a.file.Name(), a.path)
+	return place(a.file.Name(), a.path)
 }
 
 // Discard implements [Writing].

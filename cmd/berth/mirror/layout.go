@@ -5,6 +5,7 @@ package mirror
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"syscall"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 	"oras.land/oras-go/v2/content/oci"
 )
 
@@ -108,7 +110,22 @@ func (d *directory) Commit() error {
 	if err := os.Chmod(d.temp, 0o755); err != nil {
 		return err
 	}
-	return os.Rename(d.temp, d.path)
+	if err := unix.Syncfs(int(d.lock.Fd())); err != nil {
+		return fmt.Errorf("sync %s: %w", d.temp, err)
+	}
+	return place(d.temp, d.path)
+}
+
+// place gives what was written, and is on disk, the name of the bundle for good.
+func place(temp, path string) error {
+	if err := os.Rename(temp, path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 func (d *directory) Discard() {
