@@ -149,12 +149,19 @@ func (d *Daemon) TryCtr(tb testing.TB, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// CtrRun runs a container of the image with ctr, on the host's network, to its end and returns what it printed.
+// CtrRun runs a container of the image with ctr, on the host's network, to its end and returns what it printed. The shim
+// writes that to a file: of a container that ends before ctr has opened its FIFOs, ctr itself prints nothing.
 func (d *Daemon) CtrRun(tb testing.TB, namespace, ref, id string, args ...string) string {
 	tb.Helper()
-	return d.Ctr(tb, append([]string{"--namespace", namespace, "run", "--rm", "--net-host",
-		"--cgroup", "/" + d.cgroup() + "/" + id, "--fifo-dir", filepath.Join(d.Dir, "fifo"),
+	output := filepath.Join(tb.TempDir(), "output")
+	d.Ctr(tb, append([]string{"--namespace", namespace, "run", "--rm", "--net-host",
+		"--cgroup", "/" + d.cgroup() + "/" + id, "--log-uri", "file://" + output,
 		"--runc-root", filepath.Join(d.Dir, "runc"), ref, id}, args...)...)
+	text, err := os.ReadFile(output)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return string(text)
 }
 
 // Metrics returns the page of Prometheus metrics.

@@ -108,7 +108,7 @@ func New(tb testing.TB, opts Options) *Daemon {
 		tb.Fatal(err)
 	}
 	// What containerd does not make itself.
-	for _, sub := range []string{"temp", "fifo", "verifiers", "cni/bin", "cni/net.d"} {
+	for _, sub := range []string{"temp", "verifiers", "cni/bin", "cni/net.d"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			tb.Fatal(err)
 		}
