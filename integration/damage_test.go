@@ -66,6 +66,7 @@ func TestDamagedSnapshots(t *testing.T) {
 		l := newLoading(t, "", daemon.Options{})
 		image.WriteFile(t, filepath.Join(l.folder, "a.tar"), archive)
 		l.start(t)
+		l.waitVerified(t)
 		zero(t, l.Root, "usr/lib/high", func(path string) error { return os.WriteFile(path, make([]byte, 60000), 0o644) })
 		out, errs, code := berth(t, "status", "--verify", "--address", l.Address)
 		want := fmt.Sprintf("namespace k8s.io: image %s: layer %s had 1 damaged files, such as usr/lib/high; they were unpacked again\n", name, img.Layers[1].Digest)
@@ -81,15 +82,19 @@ func TestDamagedSnapshots(t *testing.T) {
 	})
 
 	t.Run("blobs of their length with other bytes, found by status --verify", func(t *testing.T) {
+		img := image.New(image.Config{Layers: []image.Layer{image.NewLayer(image.Random("low", 4, 1000)), image.NewLayer(image.Random("high", 5, 20<<20))}})
 		l := newLoading(t, "", daemon.Options{})
-		image.WriteFile(t, filepath.Join(l.folder, "a.tar"), archive)
+		l.bundle(t, "a.tar", img.Name(name))
 		l.start(t)
+		l.waitVerified(t)
 		pulled := image.Small("linux/amd64", 3)
 		const lone = "registry.k8s.io/lone:1"
 		l.Ctr(t, "-n", "other", "images", "import", image.WriteFile(t, filepath.Join(t.TempDir(), "b.tar"), image.Tar(image.OCI([]image.Named{pulled.Name(lone)}))))
 		spoil(t, l.blob(img.Layers[1].Digest))
 		spoil(t, l.blob(pulled.Layers[0].Digest))
+		collected := l.collectAllTheTime(t)
 		out, errs, code := berth(t, "status", "--verify", "--address", l.Address)
+		collected()
 		for _, want := range []string{
 			fmt.Sprintf("namespace k8s.io: image %s: blob %s was damaged; it was written again from its bundle\n", name, img.Layers[1].Digest),
 			fmt.Sprintf("namespace other: image %s: blob %s is damaged, and in no bundle; remove the image and pull it again", lone, pulled.Layers[0].Digest),

@@ -4,6 +4,8 @@
 package integration_test
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,10 +15,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-edge/berth/integration/image"
@@ -184,4 +189,44 @@ func (l loading) collect(t testing.TB) {
 	t.Helper()
 	id := strings.TrimSpace(l.Ctr(t, "-n", "k8s.io", "leases", "create", "--id", "collect"))
 	l.Ctr(t, "-n", "k8s.io", "leases", "delete", "--sync", id)
+}
+
+// waitVerified waits until what was on the disk at a first start, or after an unclean end, is verified: one verification waits
+// for another.
+func (l loading) waitVerified(t testing.TB) {
+	t.Helper()
+	if out, errs, code := berth(t, "status", "--verify", "--address", l.Address); code != 0 {
+		t.Fatalf("got status %d\n%s%s", code, out, errs)
+	}
+}
+
+// collectAllTheTime has containerd collect a blob, and all else that is garbage in the content store, again and again, until the
+// returned function is called.
+func (l loading) collectAllTheTime(t testing.TB) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(namespaces.WithNamespace(t.Context(), "k8s.io"))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		manager := l.Client().LeasesService()
+		for i := 0; ctx.Err() == nil; i++ {
+			lease, err := manager.Create(ctx, leases.WithRandomID())
+			if err == nil {
+				text := fmt.Appendf(nil, "garbage %d", i)
+				desc := ocispec.Descriptor{Digest: digest.FromBytes(text), Size: int64(len(text))}
+				err = content.WriteBlob(leases.WithLease(ctx, lease.ID), l.Client().ContentStore(), "garbage", bytes.NewReader(text), desc)
+			}
+			if err == nil {
+				err = manager.Delete(ctx, lease, leases.SynchronousDelete)
+			}
+			if err != nil && ctx.Err() == nil {
+				t.Errorf("collect garbage: %v", err)
+				return
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berth-edge/berth/loader/unpacked"
@@ -76,10 +77,28 @@ func (l *Loader) replace(ctx context.Context, bundle string, desc ocispec.Descri
 		return fmt.Errorf("blob %s is damaged: %w", desc.Digest, err)
 	}
 	defer r.Close()
-	if err := l.Blobs.Delete(ctx, desc.Digest); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("remove damaged blob %s: %w", desc.Digest, err)
+	// containerd knows what it writes, or it would be garbage while it is written. It is not told of what, or it would not write it.
+	w, err := content.OpenWriter(ctx, l.Content, content.WithRef("berth-repair-"+desc.Digest.String()))
+	if err != nil {
+		return fmt.Errorf("write blob %s: %w", desc.Digest, err)
 	}
-	return writeBlob(ctx, l.Blobs, "berth-repair-"+desc.Digest.String(), desc, r)
+	return copyBlob(ctx, replacing{w, l.Blobs}, desc, r)
+}
+
+// replacing is a writer of a blob that there is already, and that goes when the new one is there.
+type replacing struct {
+	content.Writer
+	blobs content.Manager
+}
+
+// Commit implements [content.Writer].
+func (w replacing) Commit(ctx context.Context, size int64, expected digest.Digest, opts ...content.Opt) error {
+	if w.Digest() == expected { // else it is refused
+		if err := w.blobs.Delete(ctx, expected); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("remove damaged blob %s: %w", expected, err)
+		}
+	}
+	return w.Writer.Commit(ctx, size, expected, opts...)
 }
 
 // compareLayer compares a layer's directory with the layer. Where they differ, or the layer cannot be read, the layer itself

@@ -184,6 +184,11 @@ func writeBlob(ctx context.Context, store content.Ingester, ref string, desc oci
 	if err != nil {
 		return fmt.Errorf("write blob %s: %w", desc.Digest, err)
 	}
+	return copyBlob(ctx, w, desc, r)
+}
+
+// copyBlob writes a blob from its start, and closes w.
+func copyBlob(ctx context.Context, w content.Writer, desc ocispec.Descriptor, r io.Reader) error {
 	defer w.Close()
 	if err := w.Truncate(0); err != nil {
 		return fmt.Errorf("write blob %s: %w", desc.Digest, err)
