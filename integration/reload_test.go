@@ -6,6 +6,7 @@ package integration_test
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -204,6 +205,10 @@ func TestReloadUnderLoad(t *testing.T) {
 // it, ours as stock.
 func TestHangUp(t *testing.T) {
 	daemon.RequireRoot(t)
+	// Where the test itself was started with the signal ignored, as nohup does, the daemons would ignore it, too.
+	hangUps := make(chan os.Signal, 1)
+	signal.Notify(hangUps, syscall.SIGHUP)
+	defer signal.Stop(hangUps)
 	for _, program := range []string{binaries.Stock, binaries.Containerd} {
 		t.Run(program, func(t *testing.T) {
 			d := daemon.Start(t, daemon.Options{Binary: binaries.Path(t, program)})
