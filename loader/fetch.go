@@ -7,7 +7,6 @@ import (
 	"context"
 	"io"
 
-	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -62,7 +61,7 @@ func (l *Loader) fetchWanted(ctx context.Context, e *entry, k lacks, wanted map[
 			return nil
 		}
 		delete(wanted, d)
-		err := writeBlob(ctx, l.Content, remotes.MakeRefKey(ctx, desc), desc, r)
+		err := l.writeBlob(ctx, desc, r)
 		if errdefs.IsFailedPrecondition(err) {
 			return nil // it is not what its name says: the images that want it fail by themselves, and no others
 		}

@@ -172,12 +172,12 @@ func (l *Loader) write(ctx context.Context, image *Image, desc ocispec.Descripto
 		return err
 	}
 	defer r.Close()
-	return writeBlob(ctx, l.Content, remotes.MakeRefKey(ctx, desc), desc, r)
+	return l.writeBlob(ctx, desc, r)
 }
 
 // writeBlob writes a blob from its start, whatever was written of it before.
-func writeBlob(ctx context.Context, store content.Ingester, ref string, desc ocispec.Descriptor, r io.Reader) error {
-	w, err := content.OpenWriter(ctx, store, content.WithRef(ref), content.WithDescriptor(desc))
+func (l *Loader) writeBlob(ctx context.Context, desc ocispec.Descriptor, r io.Reader) error {
+	w, err := content.OpenWriter(ctx, l.Content, content.WithRef(remotes.MakeRefKey(ctx, desc)), content.WithDescriptor(desc))
 	if errdefs.IsAlreadyExists(err) {
 		return nil
 	}

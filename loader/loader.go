@@ -86,8 +86,7 @@ type Loader struct {
 	Options
 	Node
 	catalog *Catalog
-	again   chan struct{} // has Run load once more
-	machine machine
+	again   chan struct{}       // has Run load once more
 	work    *semaphore.Weighted // one for each image or bundle that is worked on
 
 	rounds    sync.Mutex               // one round of loading at a time
@@ -103,10 +102,9 @@ type Loader struct {
 
 // New returns a loader that has loaded nothing yet.
 func New(o Options, n Node) *Loader {
-	m := machineOf(o.Platform)
 	l := &Loader{
-		Options: o, Node: n, machine: m,
-		catalog: newCatalog(m, o.Aliases),
+		Options: o, Node: n,
+		catalog: newCatalog(machineOf(o.Platform), o.Aliases),
 		again:   make(chan struct{}, 1),
 		work:    semaphore.NewWeighted(int64(o.Parallel)),
 	}

@@ -86,7 +86,7 @@ func (v *verification) image(ctx context.Context, namespace string, image images
 	if v.all {
 		v.blobs(ctx, namespace, image)
 	}
-	manifest, err := images.Manifest(ctx, v.loader.Content, image.Target, v.loader.machine)
+	manifest, err := images.Manifest(ctx, v.loader.Content, image.Target, v.loader.catalog.machine)
 	if err != nil {
 		return // not an image for this machine, or not whole: that is another matter
 	}
