@@ -55,8 +55,7 @@ func writeBundle(ctx context.Context, cmd *cli.Command) error {
 	}
 	defer layout.Discard()
 	progress := newCopyProgress(cmd.Root().Writer, output == "json" || isQuiet(cmd))
-	opts := mirror.BundleOptions{Progress: progress.show}
-	_, opts.OnePlatform, _ = platformOf(cmd)
+	opts := mirror.BundleOptions{Progress: progress.show, OnePlatform: cmd.String("platform") != ""}
 	bundled, err := m.Bundle(ctx, refs, layout, opts, func(i int) { progress.done(refs[i]) })
 	progress.end()
 	if err != nil {

@@ -39,8 +39,7 @@ func copyImages(ctx context.Context, cmd *cli.Command) error {
 	}
 	ctx, stop := untilStopped(ctx)
 	defer stop()
-	opts := mirror.CopyOptions{Referrers: cmd.Bool("referrers")}
-	_, opts.OnePlatform, _ = platformOf(cmd)
+	opts := mirror.CopyOptions{Referrers: cmd.Bool("referrers"), OnePlatform: cmd.String("platform") != ""}
 	if path := cmd.String("from"); path != "" {
 		from, err := mirror.OpenBundle(ctx, path)
 		if err != nil {

@@ -26,16 +26,17 @@ func imageFlags(usage string) []cli.Flag {
 	}
 }
 
-// platformOf returns the platform that --platform names; given is false if it does not.
-func platformOf(cmd *cli.Command) (platform ocispec.Platform, given bool, err error) {
+// platformOf returns the platform that --platform names, this machine's if it names none.
+func platformOf(cmd *cli.Command) (ocispec.Platform, error) {
 	text := cmd.String("platform")
 	if text == "" {
-		return platforms.DefaultSpec(), false, nil
+		return platforms.DefaultSpec(), nil
 	}
-	if platform, err = platforms.Parse(text); err != nil {
-		return platform, true, usageError{fmt.Errorf("--platform: %w", err)}
+	platform, err := platforms.Parse(text)
+	if err != nil {
+		return platform, usageError{fmt.Errorf("--platform: %w", err)}
 	}
-	return platform, true, nil
+	return platform, nil
 }
 
 // imageCommand returns what a command that goes to registries is given: its output, the images it is about, and the mirror of
@@ -53,7 +54,7 @@ func imageCommand(ctx context.Context, cmd *cli.Command) (output string, refs []
 
 // newMirror reads the configuration that a command is given.
 func newMirror(ctx context.Context, cmd *cli.Command) (*mirror.Mirror, error) {
-	platform, _, err := platformOf(cmd)
+	platform, err := platformOf(cmd)
 	if err != nil {
 		return nil, err
 	}
