@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -244,11 +243,8 @@ func TestDescriptorsOfFiles(t *testing.T) {
 	}
 	n := startNode(t, entry(t, r, "p", login("ann", "s3cret")), daemon.Options{CRI: true, Level: "info"})
 	open := func() int {
-		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", n.PID()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(fds)
+		descriptors, _ := resources(t, n.PID())
+		return descriptors
 	}
 	if err := pullCRI(t, n.Daemon, fmt.Sprintf("quay.io/a%d:1", pulls)); err != nil {
 		t.Fatal(err)

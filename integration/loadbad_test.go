@@ -175,14 +175,23 @@ func section(status, path string) string {
 	return rest
 }
 
-// peak is the most memory that a process ever had.
+// peak is the most memory that a process ever had, in bytes.
 func peak(t testing.TB, pid int) int {
+	t.Helper()
+	return memory(t, pid, "VmHWM")
+}
+
+// memory is what /proc/PID/status says of a process under a key, in bytes (proc(5)).
+func memory(t testing.TB, pid int, key string) int {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(text)
+	found := regexp.MustCompile(key + `:\s+(\d+) kB`).FindSubmatch(text)
+	if found == nil {
+		t.Fatalf("got no %s of process %d", key, pid)
+	}
 	n, err := strconv.Atoi(string(found[1]))
 	if err != nil {
 		t.Fatal(err)

@@ -6,9 +6,6 @@ package integration_test
 import (
 	"flag"
 	"fmt"
-	"os"
-	"regexp"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -62,7 +59,7 @@ func TestSoak(t *testing.T) {
 	}
 	first := *soakPulls / 5
 	run(0, first)
-	before := resident(t, n.PID())
+	before := memory(t, n.PID(), "VmRSS")
 	descriptors, _ := resources(t, n.PID())
 	running := goroutines(t, n.Daemon)
 	run(first, *soakPulls)
@@ -71,24 +68,10 @@ func TestSoak(t *testing.T) {
 		return d <= descriptors+5 && goroutines(t, n.Daemon) <= running+10
 	})
 	pulls := *soakPulls - first
-	grown := resident(t, n.PID()) - before
+	grown := memory(t, n.PID(), "VmRSS") - before
 	t.Logf("%d pulls: memory grew by %.1f MiB", pulls, float64(grown)/(1<<20))
 	if pulls > 1500 && grown/pulls > 1<<20/1000 {
 		t.Errorf("got %d bytes more for each pull, want at most a MiB in a thousand", grown/pulls)
 	}
 	checkClean(t, n, "k8s.io")
-}
-
-// resident is the memory that a process holds, in bytes.
-func resident(t testing.TB, pid int) int {
-	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := strconv.Atoi(string(regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindSubmatch(text)[1]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n << 10
 }

@@ -5,8 +5,6 @@ package main
 
 import (
 	"fmt"
-	"os"
-	"strings"
 	"testing"
 	"time"
 )
@@ -28,24 +26,9 @@ func benchStart(tb testing.TB, t *table, rounds int) {
 			}
 			starts[i] = append(starts[i], float64(time.Since(start).Milliseconds()))
 			time.Sleep(idle)
-			memory[i] = append(memory[i], residentMiB(tb, all[i].PID()))
+			memory[i] = append(memory[i], procMiB(tb, all[i].PID(), "status", "VmRSS"))
 		}
 	}
 	t.row("start until the API answers", "ms", starts)
 	t.row(fmt.Sprintf("resident memory, %v after start", idle), "MiB", memory)
-}
-
-func residentMiB(tb testing.TB, pid int) float64 {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		var kib float64
-		if _, err := fmt.Sscanf(line, "VmRSS: %f kB", &kib); err == nil {
-			return kib / 1024
-		}
-	}
-	tb.Fatalf("no VmRSS of process %d", pid)
-	return 0
 }
