@@ -18,6 +18,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-edge/berth/resolver/endpoint"
 )
 
 // origin is where one attempt of a pull goes: containerd's OCIRegistry is one.
@@ -96,7 +98,7 @@ func (f *fetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCl
 	if !f.source.keepURLs {
 		desc.URLs = nil
 	}
-	rc, err := f.Fetcher.Fetch(ctx, desc)
+	rc, err := f.Fetcher.Fetch(endpoint.WithSize(ctx, desc.Size), desc)
 	if err != nil {
 		f.source.fail(ctx)
 		return nil, err

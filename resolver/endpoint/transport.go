@@ -26,14 +26,16 @@ const (
 
 // transports are the ways out of one endpoint. They differ in what they show and in what they may reach.
 type transports struct {
-	own   *http.Transport // the registry's host and port: with the client certificate
-	near  *http.Transport // other ports of the registry's host, and token_realms
-	other *http.Transport // where else redirects lead: insecure does not reach there
+	own   *way            // the registry's host and port: with the client certificate
+	near  *way            // other ports of the registry's host, and token_realms
+	other *way            // where else redirects lead: insecure does not reach there
 	realm *http.Transport // token realms that the registry names: not to this machine
-	proxy func(*http.Request) (*url.URL, error)
+	proxy proxyFunc
 	// wanted is set when the registry asked for a client certificate, there is none, and nothing was answered since.
 	wanted *atomic.Bool
 }
+
+type proxyFunc = func(*http.Request) (*url.URL, error)
 
 // newTransports checks opts, and returns what makes the transports when they are first used: the system's
 // pool costs megabytes, which a daemon that does not pull need not hold.
@@ -65,31 +67,29 @@ func newTransports(host string, opts Options) (func() transports, error) {
 	return sync.OnceValue(func() transports {
 		config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: opts.Roots.with(added), VerifyConnection: refuseWeak}
 		t := transports{proxy: directIfLocal(proxy), wanted: new(atomic.Bool)}
-		t.other = newTransport(config.Clone(), opts)
-		t.other.Proxy = proxy
-		t.realm = newTransport(config.Clone(), opts)
+		t.other = newWay(config.Clone(), proxy, opts)
+		t.realm = newTransport(config.Clone(), nil, opts)
 		t.realm.DialContext = (&net.Dialer{Timeout: opts.DialTimeout, Control: refuseLocal}).DialContext
 		if opts.Insecure {
 			acceptAny(config, append([]string{host}, opts.TokenRealms...))
 		}
-		t.near = newTransport(config.Clone(), opts)
-		t.near.Proxy = proxy
+		t.near = newWay(config.Clone(), proxy, opts)
 		if config.Certificates = shown; len(shown) == 0 {
 			config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 				t.wanted.Store(true)
 				return &tls.Certificate{}, nil
 			}
 		}
-		t.own = newTransport(config, opts)
-		t.own.Proxy = proxy
+		t.own = newWay(config, proxy, opts)
 		return t
 	}), nil
 }
 
-func newTransport(config *tls.Config, opts Options) *http.Transport {
+func newTransport(config *tls.Config, proxy proxyFunc, opts Options) *http.Transport {
 	ping := opts.StallTimeout / 4
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(0)
 	return &http.Transport{
+		Proxy:               proxy,
 		TLSClientConfig:     config,
 		DialContext:         (&net.Dialer{Timeout: opts.DialTimeout}).DialContext,
 		TLSHandshakeTimeout: handshakeTimeout,
@@ -104,9 +104,10 @@ func newTransport(config *tls.Config, opts Options) *http.Transport {
 }
 
 func (t transports) closeIdle() {
-	for _, transport := range []*http.Transport{t.own, t.near, t.other, t.realm} {
-		transport.CloseIdleConnections()
+	for _, w := range []*way{t.own, t.near, t.other} {
+		w.closeIdle()
 	}
+	t.realm.CloseIdleConnections()
 }
 
 // acceptAny makes config accept any certificate of the given hosts, which are all that it is used for but for a proxy

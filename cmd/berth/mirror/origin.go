@@ -14,6 +14,8 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	oras "oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/registry"
+
+	"github.com/berth-edge/berth/resolver/endpoint"
 )
 
 // origin is where an image comes from. It is asked for each manifest once.
@@ -57,7 +59,7 @@ func (o *origin) Resolve(ctx context.Context, ref string) (desc ocispec.Descript
 // Fetch implements [content.Fetcher].
 func (o *origin) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	if !images.IsIndexType(desc.MediaType) && !images.IsManifestType(desc.MediaType) {
-		return o.ReadOnlyTarget.Fetch(ctx, desc)
+		return o.ReadOnlyTarget.Fetch(endpoint.WithSize(ctx, desc.Size), desc)
 	}
 	o.mu.Lock()
 	text, ok := o.manifests[desc.Digest]
