@@ -17,10 +17,12 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 )
@@ -30,6 +32,7 @@ type archive struct {
 	path    string
 	file    *os.File
 	entries entries
+	stop    func() // ends the writing back
 
 	mu   sync.Mutex
 	have map[digest.Digest]bool // written, or being written
@@ -50,10 +53,11 @@ func newArchive(path string) (*archive, error) {
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
 		return nil, errors.Join(err, file.Close(), os.Remove(file.Name()))
 	}
-	a := &archive{path: path, file: file, entries: &placed{file: file}, have: map[digest.Digest]bool{}}
+	a := &archive{path: path, file: file, entries: &placed{file: file}, stop: writeBack(file), have: map[digest.Digest]bool{}}
 	if strings.HasSuffix(path, ".zst") {
 		compressed, err := zstd.NewWriter(file)
 		if err != nil {
+			a.Discard()
 			return nil, err
 		}
 		a.entries = &stream{tar: tar.NewWriter(compressed), zstd: compressed}
@@ -119,6 +123,7 @@ func (a *archive) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadClos
 
 // Commit implements [Writing].
 func (a *archive) Commit() error {
+	a.stop()
 	err := errors.Join(a.entries.close(), a.file.Chmod(0o644), a.file.Sync(), a.file.Close())
 	if err != nil {
 		return fmt.Errorf("write %s: %w", a.path, err)
@@ -128,8 +133,35 @@ func (a *archive) Commit() error {
 
 // Discard implements [Writing].
 func (a *archive) Discard() {
+	a.stop()
 	a.file.Close()
 	_ = os.Remove(a.file.Name())
+}
+
+// writeBackEvery is how long what was written waits until it is on its way to the disk.
+const writeBackEvery = 50 * time.Millisecond
+
+// writeBack has the disk write what a file was given, while more of it is still to come, until stop is called: little is left
+// to wait for when the file is synced. That tells of errors, this does not.
+func writeBack(file *os.File) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		ticks := time.NewTicker(writeBackEvery)
+		defer ticks.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticks.C:
+				_ = unix.SyncFileRange(int(file.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+			}
+		}
+	})
+	return func() {
+		cancel()
+		ended.Wait()
+	}
 }
 
 // placed are the entries of a plain archive. Each has its place in the file before its first byte is there, so that none waits
