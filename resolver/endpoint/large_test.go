@@ -96,3 +96,17 @@ func pullLarge(t *testing.T, e *endpoint.Endpoint, image registrytest.Image) err
 	layer := registrytest.Descriptor(ocispec.MediaTypeImageLayer, image.Layer)
 	return fetch(endpoint.WithSize(t.Context(), layer.Size), fetcher, layer)
 }
+
+// A token that a large blob needs is no large blob.
+func TestTokenOfLargeBlob(t *testing.T) {
+	t.Parallel()
+	g := guard(t, login(), nil)
+	if err := pull(endpoint.WithSize(t.Context(), largeBlob), g.endpoint, "app", g.image); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range g.realm.Requests() {
+		if r.Proto != "HTTP/2.0" {
+			t.Errorf("%s: got %s, want HTTP/2.0", r.Line, r.Proto)
+		}
+	}
+}

@@ -133,16 +133,16 @@ func (e *Endpoint) sendToken(req *http.Request, a *Authorizer) (*http.Response, 
 func (e *Endpoint) realmTransport(req *http.Request) (http.RoundTripper, error) {
 	switch {
 	case e.isOwn(req.URL):
-		return e.routes().own, nil
+		return e.routes().own.shared, nil
 	case e.trustsRealm(req.URL):
-		return e.routes().near, nil
+		return e.routes().near.shared, nil
 	}
 	proxied, err := e.routes().proxy(req)
 	if err != nil {
 		return nil, err
 	}
 	if proxied != nil {
-		return e.routes().other, nil
+		return e.routes().other.shared, nil
 	}
 	return e.routes().realm, nil
 }
