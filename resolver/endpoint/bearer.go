@@ -111,7 +111,9 @@ func (a *Authorizer) fetchAs(ctx context.Context, cred credential.Credential, op
 	if cred.Username == credential.RegistryToken {
 		return newToken(cred.Password.Reveal(), 0), nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, tokenTimeout) // a helper has a limit of its own
+	limit := min(tokenTimeout, a.endpoint.opts.StallTimeout)
+	silent := &Error{Cause: TimedOut, Text: fmt.Sprintf("timed out: no answer in %s", limit), err: context.DeadlineExceeded}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, silent)
 	defer cancel()
 	options.Secret = cred.Password.Reveal()
 	if cred.Username != credential.IdentityToken {
@@ -125,6 +127,9 @@ func (a *Authorizer) fetchAs(ctx context.Context, cred credential.Credential, op
 		}
 	}
 	t, err := a.endpoint.fetchToken(ctx, options, a)
+	if err != nil && errors.Is(context.Cause(ctx), silent) {
+		err = silent
+	}
 	var status remoteerrors.ErrUnexpectedStatus
 	switch {
 	case err == nil:

@@ -101,7 +101,7 @@ func explain(ctx context.Context, host string, stall time.Duration, err error) e
 	case isDial(err):
 		return fail(Unreachable, "%s: unreachable: %v", host, err)
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return fail(TimedOut, "%s: no answer in %s: %v", host, stall, err)
+		return fail(TimedOut, "%s: timed out: %v", host, err)
 	case isTLS(err):
 		return fail(NoTLS, "%s: %v", host, err)
 	}

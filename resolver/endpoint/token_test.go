@@ -326,6 +326,29 @@ func TestTokenBodyIsBounded(t *testing.T) {
 	}
 }
 
+// C11: a token server that does not answer, or not to the end, is given up after the time of a stall.
+func TestSilentTokenServer(t *testing.T) {
+	t.Parallel()
+	for _, begun := range []string{"", `{"token":"`} {
+		t.Run("begun "+begun, func(t *testing.T) {
+			t.Parallel()
+			g := guard(t, login(), func(http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if begun != "" {
+						io.WriteString(w, begun)
+						_ = http.NewResponseController(w).Flush()
+					}
+					<-r.Context().Done()
+				})
+			})
+			opts := trusting(g.authority)
+			opts.StallTimeout = 200 * time.Millisecond
+			e := newEndpoint(t, g.server.Host, login(), opts)
+			wantError(t, pull(t.Context(), e, "app", g.image), "fetch token from "+g.realm.Host+": timed out: no answer in 200ms")
+		})
+	}
+}
+
 // A repository that is open to all is pulled after one that is not was refused, with a wrong password and with none.
 func TestOpenRepositoryBesideRefused(t *testing.T) {
 	t.Parallel()
