@@ -182,4 +182,15 @@ func TestLoadUnpins(t *testing.T) {
 		l.start(t)
 		l.waitPinned(t, ref, false)
 	})
+	t.Run("pin = false, and CRI pins its sandbox image", func(t *testing.T) {
+		l := newLoading(t, "", daemon.Options{CRI: true, Pause: ref}, "pin = false")
+		l.bundle(t, "images.tar", oneLayer(62, ref))
+		l.start(t)
+		l.waitPinned(t, ref, true)
+		l.restart(t)
+		l.waitPinned(t, ref, true)
+		if out, good := l.status(t); strings.Count(out, ": present") != 2 || !good {
+			t.Errorf("got status\n%s\nwant everything present", out)
+		}
+	})
 }

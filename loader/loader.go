@@ -91,6 +91,7 @@ type Loader struct {
 
 	rounds    sync.Mutex               // one round of loading at a time
 	loaded    bool                     // guarded by rounds
+	unpins    bool                     // this round takes the pins of a start with Pin away; guarded by rounds
 	unpinned  atomic.Bool              // every image was let go of by hand: Berth is being removed
 	unclean   atomic.Bool              // what is unpacked may be damaged, and was not looked at since
 	departed  atomic.Pointer[[]string] // see Departed

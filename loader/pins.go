@@ -74,6 +74,16 @@ func (l *Loader) Unpin(ctx context.Context) (int, error) {
 	return len(before), l.unpin(ctx, func(images.Image) bool { return true })
 }
 
+// pinnedBefore reports whether images are pinned that the loader pinned. CRI pins its sandbox image, too, by its name and its id,
+// and that pin is CRI's.
+func (l *Loader) pinnedBefore(ctx context.Context) bool {
+	all, err := l.ownedImages(ctx)
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("find out which images are pinned")
+	}
+	return slices.ContainsFunc(all, func(i images.Image) bool { return i.Labels[PinLabel] != "" && strings.Contains(i.Name, "@") })
+}
+
 func isGone(path string) bool {
 	_, err := os.Lstat(path)
 	return errors.Is(err, fs.ErrNotExist)

@@ -55,6 +55,9 @@ func (l *Loader) record(ctx context.Context, store images.Store, image *Image, t
 	if l.Namespace == criNamespace {
 		own[criLabel] = criManaged
 	}
+	if l.unpins {
+		own[PinLabel] = "" // an empty label is none
+	}
 	names, err := l.free(ctx, store, image)
 	if err != nil {
 		return false, err
@@ -162,9 +165,6 @@ func put(ctx context.Context, store images.Store, want images.Image, always bool
 			if there.Labels[label] != value {
 				paths = append(paths, "labels."+label)
 			}
-		}
-		if there.Labels[BundleLabel] != "" && there.Labels[PinLabel] != "" && want.Labels[PinLabel] == "" {
-			paths = append(paths, "labels."+PinLabel) // an empty label is none
 		}
 		if there.Target.Digest != want.Target.Digest {
 			paths = append(paths, "target")

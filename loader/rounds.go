@@ -15,6 +15,7 @@ import (
 // loadAll lists and loads bundles, those at the front first.
 func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 	l.resume(ctx)
+	l.unpins = !l.Pin && l.pinnedBefore(ctx)
 	var work sync.WaitGroup
 	for i, e := range entries {
 		work.Go(func() {
