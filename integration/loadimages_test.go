@@ -5,6 +5,8 @@ package integration_test
 
 import (
 	"fmt"
+	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -193,4 +195,43 @@ func TestLoadWithoutLayers(t *testing.T) {
 			t.Errorf("got\n%s", got)
 		}
 	}
+}
+
+// TestLoadSharedRecords loads images that have a record in common: one image under two names of a repository, and one
+// configuration with two manifests. A start at which nothing changed changes nothing, and what a bundle that has gone recorded
+// is recorded by the other.
+func TestLoadSharedRecords(t *testing.T) {
+	daemon.RequireRoot(t)
+	img := oneLayer(340)
+	l := newLoading(t, "", daemon.Options{CRI: true})
+	first := l.bundle(t, "a.tar", img.Name("registry.k8s.io/shared:1"))
+	second := l.bundle(t, "b.tar", img.Name("registry.k8s.io/shared:2"))
+	l.put(t, "c.tar", image.Tar(image.DockerSave([]image.Named{img.Name("registry.k8s.io/saved:1")})))
+	l.start(t)
+	ofBundles := func() map[string]string {
+		labels := map[string]string{}
+		for _, i := range recorded(t, l.Daemon, "k8s.io") {
+			labels[i.Name] = i.Labels[bundleLabel] + " " + i.Target.Digest.String()
+		}
+		return labels
+	}
+	before := ofBundles()
+	for range 2 {
+		l.restart(t)
+		if out, good := l.status(t); strings.Count(out, ": present") != 6 || !good {
+			t.Errorf("got status\n%s\nwant everything present", out)
+		}
+		if got := ofBundles(); !maps.Equal(got, before) {
+			t.Errorf("got records %v, want those of before, %v", got, before)
+		}
+	}
+	if err := os.Remove(first); err != nil {
+		t.Fatal(err)
+	}
+	digested := "registry.k8s.io/shared@" + img.Digest.String()
+	within(t, 10*time.Second, "record by the second bundle", func() bool {
+		i, err := l.get(t, digested)
+		return err == nil && i.Labels[bundleLabel] == second && i.Labels[pinLabel] == "pinned"
+	})
+	l.waitPinned(t, img.ConfigDigest.String(), true)
 }

@@ -21,7 +21,7 @@ func (c *Catalog) index() {
 	clear(c.digests)
 	for _, e := range c.entries {
 		for _, image := range e.images {
-			image.owned, image.lost, image.contested, image.twin = nil, nil, false, nil
+			image.owned, image.lost, image.twin = nil, nil, nil
 			for _, name := range image.Names {
 				c.claim(name, image)
 			}
@@ -99,7 +99,7 @@ func (c *Catalog) takeOver(e *entry) []*Image {
 	return taken
 }
 
-// contested returns the loaded images of a bundle with a name that another laid claim to.
+// contested returns the loaded images of a bundle with a name that another laid claim to since it was last called.
 func (c *Catalog) contested(e *entry) []*Image {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -108,6 +108,7 @@ func (c *Catalog) contested(e *entry) []*Image {
 		if image.contested && image.err == nil && len(image.owned) > 0 {
 			found = append(found, image)
 		}
+		image.contested = false
 	}
 	return found
 }
@@ -145,6 +146,13 @@ func (c *Catalog) isUnlisted(path string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.ContainsFunc(c.entries, func(e *entry) bool { return e.path == path && e.bundle == nil })
+}
+
+// isListing reports whether a bundle is one of the catalog's, and it is not known yet what is in it.
+func (c *Catalog) isListing(path string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(c.entries, func(e *entry) bool { return e.path == path && e.state == Listing })
 }
 
 // mayHold reports whether a bundle that stands before another may have a name of the other's: it is not listed yet.

@@ -62,7 +62,16 @@ func (l *Loader) record(ctx context.Context, store images.Store, image *Image, t
 	if err != nil {
 		return false, err
 	}
-	for _, name := range append(names, l.digested(image)...) {
+	for _, name := range l.digested(image) {
+		there, err := store.Get(ctx, name)
+		if err != nil && !errdefs.IsNotFound(err) {
+			return false, fmt.Errorf("look for image %s: %w", name, err)
+		}
+		if err != nil || !l.isAnothers(there, image) {
+			names = append(names, name)
+		}
+	}
+	for _, name := range names {
 		wrote, err := put(ctx, store, images.Image{Name: name, Target: image.Target, Labels: own}, tell)
 		if err != nil {
 			return changed, fmt.Errorf("record image %s: %w", name, err)
@@ -91,12 +100,26 @@ func (l *Loader) digested(image *Image) []string {
 	return all
 }
 
+// isAnothers reports whether a record that says a digest is that of another image of a bundle, which has the digest, too: one image
+// under two names, or one configuration of two manifests. It stays that image's, or each start would give it to the other.
+func (l *Loader) isAnothers(there images.Image, image *Image) bool {
+	owner := there.Labels[BundleLabel]
+	switch {
+	case owner == image.Bundle.Path() && there.Target.Digest == image.Target.Digest:
+		return false
+	case l.catalog.isListing(owner):
+		l.catalog.contest(image)
+		return true
+	}
+	return l.catalog.holds(owner, there.Target.Digest)
+}
+
 // isRecorded reports whether an image is known by its digest, so that nothing of it is garbage. Its names may be those of another
 // image that is kept.
 func (l *Loader) isRecorded(ctx context.Context, image *Image) (bool, error) {
 	for _, name := range l.digested(image) {
 		there, err := l.Images.Get(ctx, name)
-		if errdefs.IsNotFound(err) || err == nil && there.Target.Digest != image.Target.Digest {
+		if errdefs.IsNotFound(err) || err == nil && there.Target.Digest != image.Target.Digest && !l.isAnothers(there, image) {
 			return false, nil
 		}
 		if err != nil {
