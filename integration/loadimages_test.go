@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berth-edge/berth/integration/binaries"
 	"github.com/berth-edge/berth/integration/daemon"
 	"github.com/berth-edge/berth/integration/image"
 )
@@ -234,4 +235,24 @@ func TestLoadSharedRecords(t *testing.T) {
 		return err == nil && i.Labels[bundleLabel] == second && i.Labels[pinLabel] == "pinned"
 	})
 	l.waitPinned(t, img.ConfigDigest.String(), true)
+}
+
+// TestLoadOneNameTwice loads a bundle that gives a name to two images: it is the last one's, as with ctr.
+func TestLoadOneNameTwice(t *testing.T) {
+	daemon.RequireRoot(t)
+	const ref = "registry.k8s.io/twice:1"
+	bundled := []image.Named{oneLayer(350, ref), oneLayer(351, ref)}
+	stock := daemon.Start(t, daemon.Options{Binary: binaries.Path(t, binaries.Stock)})
+	for name, entries := range map[string][]image.Entry{"oci": image.OCI(bundled), "save": image.DockerSave(bundled)} {
+		l := newLoading(t, "", daemon.Options{CRI: true})
+		path := l.put(t, "a.tar", image.Tar(entries))
+		l.start(t)
+		stock.Ctr(t, "-n", name, "image", "import", path)
+		if got, want := targets(t, l.Daemon, "k8s.io")[ref], targets(t, stock, name)[ref]; got != want || got == "" {
+			t.Errorf("%s: got %s, stock %s", name, got, want)
+		}
+		if out, good := l.status(t); strings.Count(out, "shadowed") != 1 || !good {
+			t.Errorf("%s: got status\n%s\nwant one image shadowed", name, out)
+		}
+	}
 }

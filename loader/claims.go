@@ -20,7 +20,7 @@ func (c *Catalog) index() {
 	clear(c.names)
 	clear(c.digests)
 	for _, e := range c.entries {
-		for _, image := range e.images {
+		for _, image := range slices.Backward(e.images) { // of two images of one name in a bundle ctr imports the last
 			image.owned, image.lost, image.twin = nil, nil, nil
 			for _, name := range image.Names {
 				c.claim(name, image)
