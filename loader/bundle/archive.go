@@ -13,12 +13,15 @@ import (
 	"os"
 	"path"
 	"strings"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // table is the entries of an archive.
 type table struct {
 	list    []*file
 	byName  map[string]*file
+	again   []*file // entries of a name that another has, see sameAgain
 	entries int
 	names   int
 }
@@ -46,7 +49,42 @@ func (t *table) add(hdr *tar.Header) (*file, error) {
 	}
 	f := &file{name: strings.Clone(path.Clean(hdr.Name)), size: hdr.Size}
 	f.link, f.unusable = contentOf(hdr)
+	if _, ok := t.byName[f.name]; ok {
+		t.again = append(t.again, f)
+		return f, nil
+	}
 	return f, t.insert(f)
+}
+
+// isAgain reports whether another entry has the name of f.
+func (t *table) isAgain(f *file) bool { return t.byName[f.name] != f }
+
+// sameAgain reports an entry of a name that another has, with other content: it would depend on the reader which of them
+// counts. One with the same content is fine; crane writes the configuration of an image once for each of its tags.
+func (t *table) sameAgain(ctx context.Context, open func(context.Context, *file) (io.ReadCloser, error)) error {
+	for _, f := range t.again {
+		first := t.byName[f.name]
+		same := first.size == f.size && first.link == f.link && first.unusable == f.unusable
+		for _, f := range []*file{first, f} {
+			if !same || f.unusable != "" || f.digest != "" {
+				continue
+			}
+			r, err := open(ctx, f)
+			if err != nil {
+				return inEntry(f.name, err)
+			}
+			f.digest, err = hash(ctx, digest.SHA256, r)
+			r.Close()
+			if err != nil {
+				return inEntry(f.name, err)
+			}
+		}
+		if !same || first.digest != f.digest {
+			return fmt.Errorf("two entries are named %q, and differ", f.name)
+		}
+	}
+	t.again = nil
+	return nil
 }
 
 func (t *table) insert(f *file) error {
@@ -102,7 +140,7 @@ func openArchive(ctx context.Context, f *os.File, size int64) (*archive, error) 
 		hdr, err := tr.Next()
 		if errors.Is(err, io.EOF) {
 			a.ended = endMark(in)
-			return a, nil
+			return a, a.sameAgain(ctx, a.open)
 		}
 		offset, _ := in.Seek(0, io.SeekCurrent)
 		if err != nil {

@@ -48,7 +48,10 @@ func openCompressed(ctx context.Context, f *os.File, size int64, packed compress
 	if err != nil && last == nil && errors.Is(err, tar.ErrHeader) {
 		return nil, fmt.Errorf("what the %s file holds is not a tar archive", packName(packed))
 	}
-	return c, err
+	if err != nil {
+		return nil, err
+	}
+	return c, c.sameAgain(ctx, c.open)
 }
 
 // read calls fn with every entry, and goes on to the end of the file, which is where its checksum is.
@@ -93,7 +96,7 @@ func (c *compressed) look(f *file, r io.Reader) error {
 	f.packed, f.sniffed = compression.DetectCompression(head), true
 	rest := io.MultiReader(bytes.NewReader(head), r)
 	switch {
-	case f.packed != compression.Uncompressed && digestInName(f.name) == "":
+	case f.packed != compression.Uncompressed && digestInName(f.name) == "", c.isAgain(f):
 		dgst, err := digest.FromReader(rest)
 		f.digest = dgst
 		return err
@@ -168,11 +171,13 @@ func (c *compressed) open(ctx context.Context, want *file) (io.ReadCloser, error
 
 // walk calls fn with the files that are wanted, in one pass to the end of the bundle.
 func (c *compressed) walk(ctx context.Context, want func(*file) bool, fn func(*file, io.Reader) error) error {
+	visited := map[*file]bool{}
 	return c.read(ctx, func(hdr *tar.Header, r io.Reader) error {
 		f, ok := c.find(path.Clean(hdr.Name))
-		if !ok || hdr.Typeflag != tar.TypeReg || !want(f) {
+		if !ok || hdr.Typeflag != tar.TypeReg || visited[f] || !want(f) {
 			return nil
 		}
+		visited[f] = true
 		if hdr.Size != f.size {
 			return ErrChanged
 		}

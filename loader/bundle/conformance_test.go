@@ -30,11 +30,20 @@ var formats = []struct {
 }{
 	{"docker legacy", legacy, "docker-archive", false},
 	{"docker crane", crane, "docker-archive", false},
+	{"docker crane, one image twice", func(s []source) []member { return crane(append(s, retagged(s[0], "example/again:2"))) }, "docker-archive", false},
+	{"docker unnamed layers, all twice", func(s []source) []member { return append(unnamed(s), unnamed(s)...) }, "docker-archive", true},
+	{"docker legacy, all twice", func(s []source) []member { return append(legacy(s), legacy(s)...) }, "docker-archive", false},
 	{"docker podman", podman, "docker-archive", false},
 	{"docker unnamed layers", unnamed, "docker-archive", true},
 	{"docker 25", docker25, "oci-archive", false},
 	{"docker 25 without oci-layout", func(s []source) []member { return docker25(s)[1:] }, "docker-archive", false},
 	{"oci", oci, "oci-archive", false},
+}
+
+// retagged is an image under other names.
+func retagged(s source, tags ...string) source {
+	s.tags = tags
+	return s
 }
 
 var packings = []struct {
