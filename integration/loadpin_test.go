@@ -4,11 +4,14 @@
 package integration_test
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -193,4 +196,41 @@ func TestLoadUnpins(t *testing.T) {
 			t.Errorf("got status\n%s\nwant everything present", out)
 		}
 	})
+}
+
+// TestLoadLeadsElsewhere has a path lead to other bundles, by a symbolic link and by the stanza, while the former are still there:
+// their images are unpinned. One that was loaded by hand stays pinned.
+func TestLoadLeadsElsewhere(t *testing.T) {
+	daemon.RequireRoot(t)
+	l := newLoading(t, "", daemon.Options{CRI: true})
+	at := func(name string) string { return filepath.Join(l.folder, name) }
+	l.bundle(t, "one/a.tar", oneLayer(70, "registry.k8s.io/a:1"))
+	l.bundle(t, "two/a.tar", oneLayer(71, "registry.k8s.io/a:2"))
+	l.bundle(t, "three/a.tar", oneLayer(72, "registry.k8s.io/a:3"))
+	hand := l.bundle(t, "hand/h.tar", oneLayer(74, "registry.k8s.io/hand:1"))
+	link := func(target, name string) {
+		t.Helper()
+		if err := errors.Join(os.Symlink(target, at("new")), os.Rename(at("new"), at(name))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := func(name string) { l.dropIns["20-loader.toml"] = loaderStanza(fmt.Sprintf("paths = [%q]", at(name))) }
+	link("one", "current")
+	path("current")
+	l.start(t)
+	if out, errs, code := berth(t, "load", "--address", l.Address, hand); code != 0 {
+		t.Fatalf("load: %d\n%s%s", code, out, errs)
+	}
+	l.waitPinned(t, "registry.k8s.io/a:1", true)
+	link("two", "current")
+	within(t, 10*time.Second, "image of the next folder", func() bool { return l.isPinned(t, "registry.k8s.io/a:2") })
+	within(t, 10*time.Second, "former image without a pin", func() bool { return !l.isPinned(t, "registry.k8s.io/a:1") })
+	l.Stop(t)
+	path("three")
+	l.start(t)
+	l.waitPinned(t, "registry.k8s.io/a:3", true)
+	l.waitPinned(t, "registry.k8s.io/a:2", false)
+	l.waitPinned(t, "registry.k8s.io/hand:1", true)
+	l.restart(t)
+	l.waitPinned(t, "registry.k8s.io/hand:1", true)
 }

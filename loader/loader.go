@@ -91,6 +91,7 @@ type Loader struct {
 
 	rounds    sync.Mutex               // one round of loading at a time
 	loaded    bool                     // guarded by rounds
+	former    former                   // guarded by rounds
 	unpins    bool                     // this round takes the pins of a start with Pin away; guarded by rounds
 	unpinned  atomic.Bool              // every image was let go of by hand: Berth is being removed
 	unclean   atomic.Bool              // what is unpacked may be damaged, and was not looked at since
@@ -108,6 +109,7 @@ func New(o Options, n Node) *Loader {
 		catalog: newCatalog(machineOf(o.Platform), o.Aliases),
 		again:   make(chan struct{}, 1),
 		work:    semaphore.NewWeighted(int64(o.Parallel)),
+		former:  former{file: filepath.Join(n.Root, "bundles.json")},
 	}
 	l.unclean.Store(true) // until Run knows better
 	return l
@@ -127,6 +129,7 @@ func (l *Loader) Load(ctx context.Context) error {
 		return nil
 	}
 	files, refused := find(l.Paths)
+	l.former.add(ctx, files)
 	first := !l.loaded
 	entries := l.catalog.begin(files, refused)
 	err := l.loadAll(ctx, entries)
@@ -142,6 +145,8 @@ func (l *Loader) Load(ctx context.Context) error {
 		l.holdOn(ctx)
 	} else if err = l.letGo(ctx); err != nil {
 		log.G(ctx).WithError(err).Warn("let go of bundles that have gone; it is tried again")
+	} else {
+		l.former.set(ctx, files)
 	}
 	l.endLease(ctx, failed)
 	summarize(ctx, entries, int(l.catalog.said.Swap(0)), first, time.Since(start))

@@ -29,7 +29,7 @@ func (l *Loader) letGo(ctx context.Context) error {
 
 func (l *Loader) hasDeparted(image images.Image) bool {
 	bundle := image.Labels[BundleLabel]
-	return !l.catalog.holds(bundle, image.Target.Digest) && (l.owned(bundle) || l.catalog.has(bundle) || isGone(bundle))
+	return !l.catalog.holds(bundle, image.Target.Digest) && (l.owned(bundle) || l.former.known[bundle] || l.catalog.has(bundle) || isGone(bundle))
 }
 
 // holdOn keeps what letGo would unpin, and notes what that is. What a bundle held that cannot be listed may be there still.
