@@ -147,18 +147,18 @@ func normalized(name string) string {
 	return reference.TagNameOnly(named).String()
 }
 
-// supply writes the blobs that a pull would not: those that are damaged, since it takes what is known for whole; and those
-// of layers whose snapshots exist, since it skips these.
+// supply writes the blobs that a pull would not: those that are damaged, since it takes what is known for whole; those of
+// layers whose snapshots exist, since it skips these; and those of no bytes, which it takes for the fault of a registry.
 func (l *Loader) supply(ctx context.Context, image *Image, k lacks) error {
 	for _, desc := range k.damaged {
 		if err := l.replace(ctx, image.Bundle.Path(), desc, fetcher{image}.Fetch); err != nil {
 			return err
 		}
 	}
-	if k.snapshot {
-		return nil
-	}
 	for _, desc := range k.missing {
+		if k.snapshot && desc.Size > 0 {
+			continue
+		}
 		if err := l.write(ctx, image, desc); err != nil {
 			return err
 		}

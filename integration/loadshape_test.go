@@ -1,0 +1,129 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration_test
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-edge/berth/integration/binaries"
+	"github.com/berth-edge/berth/integration/daemon"
+	"github.com/berth-edge/berth/integration/image"
+)
+
+// TestLoadShapes loads images of shapes that tools make now and then, and compares with what stock's `ctr image import` makes of
+// them.
+func TestLoadShapes(t *testing.T) {
+	daemon.RequireRoot(t)
+	l := newLoading(t, "", daemon.Options{CRI: true})
+	stock := daemon.Start(t, daemon.Options{Binary: binaries.Path(t, binaries.Stock)})
+	archives := map[string][]byte{}
+
+	// What an index may hold beside an image.
+	img := oneLayer(360)
+	nothing := []byte("{}")
+	empty := descriptorOf("application/vnd.oci.empty.v1+json", nothing)
+	about := encoded(t, ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, ArtifactType: "application/spdx+json", Config: empty, Layers: []ocispec.Descriptor{empty}})
+	plain := img.Descriptor
+	plain.Platform = nil
+	artifact := descriptorOf(ocispec.MediaTypeImageManifest, about)
+	attestation := artifact
+	attestation.Platform = &ocispec.Platform{OS: "unknown", Architecture: "unknown"}
+	attestation.Annotations = map[string]string{"vnd.docker.reference.type": "attestation-manifest", "vnd.docker.reference.digest": img.Digest.String()}
+	for name, children := range map[string][]ocispec.Descriptor{
+		"artifact": {plain, artifact}, "attestation": {attestation, img.Descriptor},
+	} {
+		index := encoded(t, ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: children})
+		blobs := img.Blobs()
+		blobs[artifact.Digest], blobs[empty.Digest] = about, nothing
+		archives[name] = namedArchive(t, "registry.k8s.io/"+name+":1", descriptorOf(ocispec.MediaTypeImageIndex, index), index, blobs)
+	}
+
+	// What a layer may be.
+	const foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+	for i, layer := range []struct {
+		name, mediaType string
+		pack            func([]byte) []byte
+	}{
+		{"uncompressed", ocispec.MediaTypeImageLayer, nil},
+		{"zstd", ocispec.MediaTypeImageLayerZstd, image.Zstd},
+		{"foreign", foreign, image.Gzip},
+		{"of-no-bytes", ocispec.MediaTypeImageLayer, func([]byte) []byte { return nil }},
+	} {
+		raw := image.Tar([]image.Entry{{Name: "file", Data: []byte{byte(i)}}})
+		data := raw
+		if layer.pack != nil {
+			data = layer.pack(raw)
+		}
+		if data == nil {
+			raw = nil
+		}
+		desc := descriptorOf(layer.mediaType, data)
+		if layer.mediaType == foreign {
+			desc.URLs = []string{"http://127.0.0.1:9/layer"}
+		}
+		var config ocispec.Image
+		config.OS, config.Architecture = "linux", "amd64"
+		config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromBytes(raw)}}
+		text := encoded(t, config)
+		manifest := encoded(t, ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: descriptorOf(ocispec.MediaTypeImageConfig, text), Layers: []ocispec.Descriptor{desc}})
+		blobs := map[digest.Digest][]byte{digest.FromBytes(text): text, desc.Digest: data}
+		archives[layer.name] = namedArchive(t, "registry.k8s.io/"+layer.name+":1", descriptorOf(ocispec.MediaTypeImageManifest, manifest), manifest, blobs)
+		archives[layer.name+"-save"] = image.Tar([]image.Entry{
+			{Name: "config.json", Data: text},
+			{Name: "layer.tar", Data: data},
+			{Name: "manifest.json", Data: encoded(t, []map[string]any{{"Config": "config.json", "RepoTags": []string{"registry.k8s.io/" + layer.name + "-save:1"}, "Layers": []string{"layer.tar"}}})},
+		})
+	}
+
+	for name, archive := range archives {
+		l.put(t, name+".tar", archive)
+	}
+	l.start(t)
+	got := targets(t, l.Daemon, "k8s.io")
+	for name := range archives {
+		stock.Ctr(t, "-n", name, "image", "import", filepath.Join(l.folder, name+".tar"))
+		ref := "registry.k8s.io/" + name + ":1"
+		if want := targets(t, stock, name)[ref]; got[ref] != want || want == "" {
+			t.Errorf("%s: got %q, stock %q", name, got[ref], want)
+		}
+		l.waitPinned(t, ref, true)
+	}
+	l.restart(t)
+	if out, good := l.status(t); !good {
+		t.Errorf("got status\n%s", out)
+	}
+}
+
+// namedArchive is an OCI archive of one manifest or index under a name.
+func namedArchive(t *testing.T, name string, desc ocispec.Descriptor, content []byte, blobs map[digest.Digest][]byte) []byte {
+	t.Helper()
+	desc.Annotations = map[string]string{"io.containerd.image.name": name}
+	entries := []image.Entry{
+		{Name: ocispec.ImageLayoutFile, Data: encoded(t, ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})},
+		{Name: ocispec.ImageIndexFile, Data: encoded(t, ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{desc}})},
+		{Name: "blobs/sha256/" + desc.Digest.Encoded(), Data: content},
+	}
+	for d, data := range blobs {
+		entries = append(entries, image.Entry{Name: "blobs/sha256/" + d.Encoded(), Data: data})
+	}
+	return image.Tar(entries)
+}
+
+func descriptorOf(mediaType string, data []byte) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
+}
+
+func encoded(t *testing.T, v any) []byte {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
