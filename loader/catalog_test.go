@@ -77,6 +77,23 @@ func TestCatalogNames(t *testing.T) {
 	}
 }
 
+// TestCatalogAliases has aliases of aliases, which must not depend on the order in which they are looked at, and of a digest.
+func TestCatalogAliases(t *testing.T) {
+	image := imageOf("image", "quay.io/image:1")
+	digested := "quay.io/image@" + image.Target.Digest.String()
+	c := newCatalog(machineOf(platforms.DefaultSpec()), map[string]string{
+		"a.io/x:1": "b.io/x:1", "b.io/x:1": "c.io/x:1", "c.io/x:1": "quay.io/image:1",
+		"z.io/x:1": "y.io/x:1", "y.io/x:1": "quay.io/image:1", "digest.io/x:1": digested,
+		"circle.io/a:1": "circle.io/b:1", "circle.io/b:1": "circle.io/a:1", "self.io/a:1": "self.io/a:1",
+	})
+	c.entries = []*entry{{catalog: c, images: []*Image{image}}}
+	c.index()
+	want := []string{"quay.io/image:1", "a.io/x:1", "b.io/x:1", "c.io/x:1", "digest.io/x:1", "y.io/x:1", "z.io/x:1"}
+	if !slices.Equal(image.owned, want) {
+		t.Errorf("got names %q, want %q", image.owned, want)
+	}
+}
+
 // TestCatalogDiffers tells changes of bundles from changes of what is beside them.
 func TestCatalogDiffers(t *testing.T) {
 	dir := t.TempDir()

@@ -6,6 +6,7 @@ package loader
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/containerd/log"
@@ -27,11 +28,30 @@ func (c *Catalog) index() {
 			}
 		}
 	}
-	for wanted, has := range c.aliases {
-		if image, ok := c.names[has]; ok {
+	for _, wanted := range slices.Sorted(maps.Keys(c.aliases)) {
+		if image, ok := c.aliased(wanted); ok {
 			c.claim(wanted, image)
 		}
 	}
+}
+
+// aliased returns the image that an alias leads to, over other aliases if need be. c.mu is held.
+func (c *Catalog) aliased(wanted string) (*Image, bool) {
+	name := wanted
+	for range c.aliases { // which may lead in a circle
+		has, ok := c.aliases[name]
+		if !ok {
+			return nil, false
+		}
+		if image, ok := c.names[has]; ok {
+			return image, true
+		}
+		if image, ok := c.digests[has]; ok {
+			return image, true
+		}
+		name = has
+	}
+	return nil, false
 }
 
 // claim gives an image a name, unless a bundle before it has it.
@@ -187,7 +207,7 @@ func (c *Catalog) warnAliases(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for wanted, has := range c.aliases {
-		if _, ok := c.names[has]; !ok && len(c.entries) > 0 {
+		if _, ok := c.aliased(wanted); !ok && len(c.entries) > 0 {
 			log.G(ctx).WithFields(log.Fields{"alias": wanted, "image": has}).Warn("alias of an image that no bundle holds")
 		}
 	}
