@@ -6,7 +6,9 @@ package integration_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,6 +60,9 @@ func (l loading) blobs(t testing.TB) map[digest.Digest]string {
 	found := map[digest.Digest]string{}
 	for _, f := range files {
 		info, err := f.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // containerd collected it just now
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
