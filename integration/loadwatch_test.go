@@ -87,6 +87,30 @@ func TestWatch(t *testing.T) {
 		l.becomesLoaded(t, "quay.io/layout:1", img)
 		l.wantNoErrors(t)
 	})
+	t.Run("layout written anew", func(t *testing.T) {
+		layout := filepath.Join(l.folder, "grows")
+		first, _ := bundleOf(21, "")
+		image.WriteLayout(t, layout, image.OCI([]image.Named{first.Name("quay.io/grows:1")}))
+		l.becomesLoaded(t, "quay.io/grows:1", first)
+		second, _ := bundleOf(22, "")
+		image.WriteLayout(t, layout, image.OCI([]image.Named{first.Name("quay.io/grows:1"), second.Name("quay.io/grows:2")}))
+		l.becomesLoaded(t, "quay.io/grows:2", second)
+		l.wantNoErrors(t)
+	})
+	t.Run("replaced behind a link", func(t *testing.T) {
+		store := filepath.Join(above, "store")
+		first, bundle := bundleOf(23, "quay.io/linked:1")
+		image.WriteFile(t, filepath.Join(store, "a.tar"), bundle)
+		if err := os.Symlink(filepath.Join(store, "a.tar"), filepath.Join(l.folder, "linked.tar")); err != nil {
+			t.Fatal(err)
+		}
+		l.becomesLoaded(t, "quay.io/linked:1", first)
+		second, bundle := bundleOf(24, "quay.io/linked:2")
+		place(t, filepath.Join(store, "a.tar"), bundle)
+		l.becomesLoaded(t, "quay.io/linked:2", second)
+		within(t, 10*time.Second, "former image without a pin", func() bool { return !l.isPinned(t, "quay.io/linked:1") })
+		l.wantNoErrors(t)
+	})
 	t.Run("removed", func(t *testing.T) {
 		if err := os.Remove(filepath.Join(l.folder, "renamed.tar")); err != nil {
 			t.Fatal(err)

@@ -10,9 +10,11 @@ package watch
 
 import (
 	"context"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,8 +30,9 @@ const (
 	pollEvery = 5 * time.Second
 )
 
-// Paths returns a channel on which it sends after something changed in one of the directories that paths name, or that
-// hold what paths name, until ctx ends. A path may be absent, and may be a pattern in its last element.
+// Paths returns a channel on which it sends after something changed in one of the directories that paths name, in a directory
+// that lies in one of these, or in one that holds what paths name, or what a symbolic link among all of these leads to, until
+// ctx ends. A path may be absent, and may be a pattern in its last element.
 func Paths(ctx context.Context, paths ...string) <-chan struct{} {
 	changes := make(chan struct{}, 1)
 	w, err := fsnotify.NewWatcher()
@@ -104,13 +107,11 @@ type follower struct {
 // follow watches what is there now. It reports whether a directory appeared, went, or is another of that name.
 func (f *follower) follow() (changed bool) {
 	wanted := map[string]unix.Stat_t{}
-	for _, path := range f.paths {
-		dirs := []string{path, filepath.Dir(path)}
-		for _, link := range links(path) {
+	for _, path := range f.all() {
+		found, target := links(path)
+		dirs := []string{path, filepath.Dir(path), target, filepath.Dir(target)}
+		for _, link := range found {
 			dirs = append(dirs, filepath.Dir(link))
-		}
-		if target, err := filepath.EvalSymlinks(path); err == nil {
-			dirs = append(dirs, target, filepath.Dir(target))
 		}
 		for _, dir := range dirs {
 			dir = existing(dir)
@@ -139,27 +140,44 @@ func (f *follower) follow() (changed bool) {
 	return changed
 }
 
+// all returns the paths, and what lies in them and may change without a change of theirs: directories and symbolic links.
+func (f *follower) all() []string {
+	all := slices.Clone(f.paths)
+	for _, path := range f.paths {
+		entries, err := os.ReadDir(path)
+		if err != nil {
+			continue // no directory, or not there yet
+		}
+		for _, e := range entries {
+			if e.IsDir() || e.Type()&fs.ModeSymlink != 0 {
+				all = append(all, filepath.Join(path, e.Name()))
+			}
+		}
+	}
+	return all
+}
+
 // links returns the symbolic links that lead to path: itself, or directories above it, and those that they lead to. Each may be
-// switched to another target.
-func links(path string) (found []string) {
+// switched to another target. The last target, which may be absent, is returned with them.
+func links(path string) (found []string, target string) {
 	const most = 40 // as in the kernel
 	rest := strings.Split(strings.Trim(path, "/"), "/")
 	at := "/"
 	for len(rest) > 0 && len(found) < most {
 		next := filepath.Join(at, rest[0])
 		rest = rest[1:]
-		target, err := os.Readlink(next)
+		to, err := os.Readlink(next)
 		if err != nil { // not a link
 			at = next
 			continue
 		}
 		found = append(found, next)
-		if filepath.IsAbs(target) {
+		if filepath.IsAbs(to) {
 			at = "/"
 		}
-		rest = append(strings.Split(strings.Trim(target, "/"), "/"), rest...)
+		rest = append(strings.Split(strings.Trim(to, "/"), "/"), rest...)
 	}
-	return found
+	return found, filepath.Join(append([]string{at}, rest...)...)
 }
 
 // existing returns path, or the closest directory above it that is there.

@@ -31,6 +31,11 @@ func TestPaths(t *testing.T) {
 		{"a link is switched", "folder/..data/file", both(mkdir("folder/1"), mkdir("folder/2"), link("1", "folder/..data")),
 			both(link("2", "folder/new"), rename("folder/new", "folder/..data")), true},
 		{"a pattern's folder gets a file", "folder/*.toml", mkdir("folder"), write("folder/a.toml"), true},
+		{"a directory in the folder gets a file", "folder", mkdir("folder/layout"), write("folder/layout/index.json"), true},
+		{"what a link in the folder leads to is another", "folder", both(both(mkdir("folder"), mkdir("far")), both(write("far/new"), both(write("far/a"), link("../far/a", "folder/a")))),
+			rename("far/new", "far/a"), true},
+		{"what a link in the folder leads to appears", "folder", both(mkdir("folder"), link("../far/away/a", "folder/a")), both(mkdir("far/away"), write("far/away/a")), true},
+		{"what the folder leads to appears", "folder", link("far/away", "folder"), mkdir("far/away"), true},
 		{"something else", "folder", both(mkdir("folder"), mkdir("else")), write("else/a"), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
