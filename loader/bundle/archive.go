@@ -12,7 +12,9 @@ import (
 	"io"
 	"os"
 	"path"
+	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -49,7 +51,7 @@ func (t *table) add(hdr *tar.Header) (*file, error) {
 	}
 	f := &file{name: strings.Clone(path.Clean(hdr.Name)), size: hdr.Size}
 	f.link, f.unusable = contentOf(hdr)
-	if _, ok := t.byName[f.name]; ok {
+	if _, ok := t.byName[f.name]; ok && configName().MatchString(f.name) {
 		t.again = append(t.again, f)
 		return f, nil
 	}
@@ -59,8 +61,11 @@ func (t *table) add(hdr *tar.Header) (*file, error) {
 // isAgain reports whether another entry has the name of f.
 func (t *table) isAgain(f *file) bool { return t.byName[f.name] != f }
 
-// sameAgain reports an entry of a name that another has, with other content: it would depend on the reader which of them
-// counts. One with the same content is fine; crane writes the configuration of an image once for each of its tags.
+// configName matches the names of configurations in docker-save archives, which say their digest.
+var configName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(?:sha256:)?[0-9a-f]{64}(?:\.json)?$`) })
+
+// sameAgain reports a configuration that another has the name of, and that differs. crane writes that of an image once for each of
+// its tags. Two entries of any other name are refused where they are added: it depends on the reader which of them counts.
 func (t *table) sameAgain(ctx context.Context, open func(context.Context, *file) (io.ReadCloser, error)) error {
 	for _, f := range t.again {
 		first := t.byName[f.name]

@@ -126,6 +126,7 @@ func TestDockerRefused(t *testing.T) {
 	single := func(more ...member) []member {
 		return append([]member{text("manifest.json", strings.Replace(manifest, `,"l1.tar"`, "", 1)), {name: "c.json", data: one.config}}, more...)
 	}
+	named := "sha256:" + strings.Repeat("0", 64)
 	for _, test := range []struct {
 		name    string
 		members []member
@@ -151,9 +152,10 @@ func TestDockerRefused(t *testing.T) {
 		{"E34 diffID", []member{text("manifest.json", strings.Replace(manifest, `,"l1.tar"`, "", 1)), text("c.json", `{"rootfs":{"diff_ids":["sha256:../../etc/passwd"]}}`), layers[0]}, `invalid diffID "sha256:../../etc/passwd"`},
 		{"E36 layers", all(`[{"Config":"c.json","Layers":[` + strings.Repeat(`"l0.tar",`, 10_000) + `"l0.tar"]}]`), "too many layers (max 500)"},
 		{"E35 images", all(`[` + strings.Repeat(`{"Config":"c.json","RepoTags":["a:1"],"Layers":["l0.tar","l1.tar"]},`, 1) + `{"Config":"c.json","Layers":["l0.tar","l1.tar"],"RepoTags":[` + tags(10_000) + `]}]`), "more than 10000 images"},
-		{"E37 two entries of one name", all(manifest, text("./c.json", "{}")), `two entries are named "c.json", and differ`},
-		{"E37 two entries of one name and size", all(manifest, member{name: "l0.tar", data: bytes.Repeat([]byte{1}, len(l.raw))}), `two entries are named "l0.tar", and differ`},
-		{"E37 a link of the name of a file", all(manifest, member{name: "c.json", typeflag: tar.TypeSymlink, link: "l0.tar"}), `two entries are named "c.json", and differ`},
+		{"E37 two entries of one name", all(manifest, text("./c.json", "{}")), `two entries are named "c.json"`},
+		{"E37 two entries of one name and content", all(manifest, layers[0]), `two entries are named "l0.tar"`},
+		{"E37 two configurations of one name", []member{text("manifest.json", manifest), text(named, "{}"), text(named, "[]")}, `two entries are named "` + named + `", and differ`},
+		{"E37 a link of the name of a configuration", []member{text(named, "{}"), {name: named, typeflag: tar.TypeSymlink, link: "x"}}, `two entries are named "` + named + `", and differ`},
 		{"E39 hard link", single(member{name: "x", data: l.raw}, member{name: "l0.tar", typeflag: tar.TypeLink, link: "x"}), `layer "l0.tar" is a hard link to "x", which is not supported`},
 		{"E40 symlink to nothing", all(manifest, member{name: "x/layer.tar", typeflag: tar.TypeSymlink, link: "../y/layer.tar"}), `no target for symlink layer from "x/layer.tar" to "y/layer.tar"`},
 		{"E40 symlink in a circle", all(manifest, member{name: "x", typeflag: tar.TypeSymlink, link: "x"}), `symlink layer "x"`},

@@ -31,8 +31,6 @@ var formats = []struct {
 	{"docker legacy", legacy, "docker-archive", false},
 	{"docker crane", crane, "docker-archive", false},
 	{"docker crane, one image twice", func(s []source) []member { return crane(append(s, retagged(s[0], "example/again:2"))) }, "docker-archive", false},
-	{"docker unnamed layers, all twice", func(s []source) []member { return append(unnamed(s), unnamed(s)...) }, "docker-archive", true},
-	{"docker legacy, all twice", func(s []source) []member { return append(legacy(s), legacy(s)...) }, "docker-archive", false},
 	{"docker podman", podman, "docker-archive", false},
 	{"docker unnamed layers", unnamed, "docker-archive", true},
 	{"docker 25", docker25, "oci-archive", false},
