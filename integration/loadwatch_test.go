@@ -5,6 +5,7 @@ package integration_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -162,6 +163,44 @@ func TestWatch(t *testing.T) {
 	}
 	l.wantNoErrors(t)
 	checkClean(t, l.node, "k8s.io")
+}
+
+// TestUnmount unmounts a folder of bundles that were loaded, and mounts it again: nothing keeps its file system busy, and what is
+// on it is there again.
+func TestUnmount(t *testing.T) {
+	daemon.RequireRoot(t)
+	mounted := openDir(t)
+	l := newLoadingOf(t, daemon.Options{CRI: true}, mounted)
+	disk := powercut.New(t, 64<<20)
+	refs := map[string]image.Named{}
+	for i, f := range formats {
+		img := oneLayer(uint64(370+i), fmt.Sprintf("quay.io/unmounted:%d", i))
+		f.write(t, filepath.Join(disk.Dir, fmt.Sprint(i)), []image.Named{img})
+		refs[img.Names[0]] = img
+	}
+	mount := func() {
+		t.Helper()
+		if err := unix.Mount(disk.Dir, mounted, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mount()
+	t.Cleanup(func() { _ = unix.Unmount(mounted, unix.MNT_DETACH) })
+	l.start(t)
+	for range 2 {
+		for ref := range refs {
+			within(t, 10*time.Second, ref, func() bool { return l.isPinned(t, ref) })
+		}
+		l.Ctr(t, "-n", "k8s.io", "images", "rm", "--sync", "quay.io/unmounted:0", "quay.io/unmounted@"+refs["quay.io/unmounted:0"].Digest.String(), refs["quay.io/unmounted:0"].ConfigDigest.String())
+		if err := pullCRI(t, l.Daemon, "quay.io/unmounted:0"); err != nil {
+			t.Errorf("pull from the bundle: %v", err)
+		}
+		within(t, 10*time.Second, "folder that is not busy", func() bool { return unix.Unmount(mounted, 0) == nil })
+		for ref := range refs {
+			within(t, 10*time.Second, ref+" without a pin", func() bool { return !l.isPinned(t, ref) })
+		}
+		mount()
+	}
 }
 
 // copySlowly writes a file as a copy over a network does.

@@ -48,6 +48,7 @@ func (l *Loader) loadBundle(ctx context.Context, e *entry, front []*entry) {
 		return
 	}
 	l.catalog.waitListed(ctx, front) // or it is not known which names are e's, and what is loaded was a matter of chance
+	defer e.bundle.Hold()()
 	images := l.catalog.take(e)
 	var fetched map[*Image]error
 	if e.bundle.Compressed() {

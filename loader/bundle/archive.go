@@ -127,15 +127,20 @@ func contentOf(hdr *tar.Header) (link, unusable string) {
 // archive is a plain tar, read at the offsets of its entries.
 type archive struct {
 	table
-	f *os.File
+	*held[*os.File]
 	// ended says that the end mark was there. Without it the file may have been cut off between two entries.
 	ended bool
 }
 
 // openArchive reads the headers of f and seeks over what is between them.
-func openArchive(ctx context.Context, f *os.File, size int64) (*archive, error) {
-	a := &archive{f: f}
-	in := io.NewSectionReader(steady{f}, 0, size)
+func openArchive(ctx context.Context, f *held[*os.File], size int64) (*archive, error) {
+	a := &archive{held: f}
+	file, release, err := f.take()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	in := io.NewSectionReader(steady{file}, 0, size)
 	tr := tar.NewReader(in)
 	last := ""
 	for {
@@ -195,7 +200,9 @@ func headerError(err error, last string, size, offset int64) error {
 }
 
 func (a *archive) open(_ context.Context, f *file) (io.ReadCloser, error) {
-	return &section{SectionReader: io.NewSectionReader(steady{a.f}, f.offset, f.size)}, nil
+	file, release, err := a.take()
+	if err != nil {
+		return nil, err
+	}
+	return &section{SectionReader: io.NewSectionReader(steady{file}, f.offset, f.size), close: release}, nil
 }
-
-func (a *archive) Close() error { return a.f.Close() }

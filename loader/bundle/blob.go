@@ -92,6 +92,11 @@ func (b *Bundle) Walk(ctx context.Context, f func(digest.Digest, int64, io.Reade
 }
 
 func (b *Bundle) walk(ctx context.Context, f func(digest.Digest, int64, io.Reader) error) error {
+	release, err := b.files.hold()
+	if err != nil {
+		return err
+	}
+	defer release()
 	digests := map[*file]digest.Digest{}
 	for dgst, blob := range b.blobs {
 		if blob.file != nil && blob.file.unusable == "" {

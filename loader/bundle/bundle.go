@@ -111,6 +111,16 @@ func (b *Bundle) Changed() bool {
 	return err != nil || id != b.id
 }
 
+// Hold keeps the file of b open until release is called: what is read is of that file, though another takes its place. Where
+// nobody holds it, it is opened to be read, so that its file system can be unmounted in between.
+func (b *Bundle) Hold() (release func()) {
+	release, err := b.files.hold()
+	if err != nil {
+		return func() {} // which whoever reads it is told
+	}
+	return release
+}
+
 // Close closes the files of b. Readers that Fetch and ReaderAt returned fail from then on.
 func (b *Bundle) Close() error { return b.files.Close() }
 
@@ -122,6 +132,8 @@ type files interface {
 	all() []*file
 	// open returns the content of f. Where the bundle is plain the reader is a *section.
 	open(ctx context.Context, f *file) (io.ReadCloser, error)
+	// hold keeps the file that they are in open until release is called.
+	hold() (release func(), err error)
 	io.Closer
 }
 

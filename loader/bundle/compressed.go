@@ -20,7 +20,7 @@ import (
 // compressed is an archive that is compressed as a whole.
 type compressed struct {
 	table
-	f      *os.File
+	*held[*os.File]
 	size   int64
 	packed compression.Compression
 	// kept is the content of small files that were, or may have been, needed to list the bundle.
@@ -31,8 +31,8 @@ type compressed struct {
 }
 
 // openCompressed reads f once, to its end, unless known says what is in it.
-func openCompressed(ctx context.Context, f *os.File, size int64, packed compression.Compression, known *Listing) (*compressed, error) {
-	c := &compressed{f: f, size: size, packed: packed, kept: map[*file][]byte{}}
+func openCompressed(ctx context.Context, f *held[*os.File], size int64, packed compression.Compression, known *Listing) (*compressed, error) {
+	c := &compressed{held: f, size: size, packed: packed, kept: map[*file][]byte{}}
 	if known != nil {
 		return c, known.restore(c)
 	}
@@ -56,7 +56,7 @@ func openCompressed(ctx context.Context, f *os.File, size int64, packed compress
 
 // read calls fn with every entry, and goes on to the end of the file, which is where its checksum is.
 func (c *compressed) read(ctx context.Context, fn func(*tar.Header, io.Reader) error) error {
-	d, err := decompress(ctx, c.f, c.size, c.packed)
+	d, err := c.decompress(ctx)
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (c *compressed) open(ctx context.Context, want *file) (io.ReadCloser, error
 			return nil, fmt.Errorf("has more than %d MiB of manifests and configs; decompress it", maxKept>>20)
 		}
 	}
-	d, err := decompress(ctx, c.f, c.size, c.packed)
+	d, err := c.decompress(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +185,20 @@ func (c *compressed) walk(ctx context.Context, want func(*file) bool, fn func(*f
 	})
 }
 
-func (c *compressed) Close() error { return c.f.Close() }
+// decompress returns a reader of the archive from its start.
+func (c *compressed) decompress(ctx context.Context) (*decompressor, error) {
+	f, release, err := c.take()
+	if err != nil {
+		return nil, err
+	}
+	d, err := decompress(ctx, f, c.size, c.packed)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	d.release = release
+	return d, nil
+}
 
 // stream is one entry of a compressed bundle.
 type stream struct {

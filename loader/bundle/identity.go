@@ -67,7 +67,8 @@ func modeName(mode uint32) string {
 	return "a device"
 }
 
-// openFile opens the path that id was made of. It never blocks, and opens nothing else that came there in between.
+// openFile opens the path that id was made of. It never blocks, and opens no other file that came there in between. One that
+// was written to is opened: it is [Bundle.Changed] that tells.
 func openFile(path string, id identity) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -78,13 +79,15 @@ func openFile(path string, id identity) (*os.File, error) {
 		f.Close()
 		return nil, err
 	}
-	got := stampOf(&st)
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		got = stamp{Device: got.Device, Inode: got.Inode}
-	}
-	if got != id.File {
+	if !id.isOf(&st) {
 		f.Close()
 		return nil, ErrChanged
 	}
 	return f, nil
+}
+
+// isOf reports whether id is of the file that st is of.
+func (id identity) isOf(st *unix.Stat_t) bool {
+	is := stampOf(st)
+	return is.Device == id.File.Device && is.Inode == id.File.Inode
 }

@@ -21,49 +21,55 @@ import (
 // through an os.Root, so that no symbolic link leads out of it.
 type layout struct {
 	table
-	root *os.Root
+	*held[*os.Root]
 }
 
-// openLayout lists the directory at path, which f is. f is closed with the layout.
-func openLayout(f *os.File, path string) (_ *layout, err error) {
-	root, err := os.OpenRoot(path)
-	if err != nil {
-		return nil, bare(err)
-	}
-	defer func() {
-		if err != nil {
-			root.Close()
-		}
-	}()
-	was, err := f.Stat()
+// openLayout lists the directory at path, which id was made of.
+func openLayout(path string, id identity) (*layout, error) {
+	l := &layout{held: &held[*os.Root]{reopen: func() (*os.Root, error) { return openRoot(path, id) }}}
+	root, release, err := l.take()
 	if err != nil {
 		return nil, err
 	}
-	is, err := root.Stat(".")
-	if err != nil {
-		return nil, err
-	}
-	if !os.SameFile(was, is) {
-		return nil, ErrChanged
-	}
-	l := &layout{root: root}
+	defer release()
 	for _, name := range []string{layoutFile, indexFile} {
-		if err := l.stat(name); err != nil {
+		if err := l.stat(root, name); err != nil {
 			return nil, err
 		}
 	}
 	for _, algorithm := range []digest.Algorithm{digest.SHA256, digest.SHA384, digest.SHA512} {
-		if err := l.readDir(blobsDir + "/" + algorithm.String()); err != nil {
+		if err := l.readDir(root, blobsDir+"/"+algorithm.String()); err != nil {
 			return nil, err
 		}
 	}
-	f.Close()
 	return l, nil
 }
 
+// openRoot opens the directory that id was made of.
+func openRoot(path string, id identity) (*os.Root, error) {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, bare(err)
+	}
+	var st unix.Stat_t
+	dir, err := root.Open(".")
+	if err == nil {
+		err = unix.Fstat(int(dir.Fd()), &st)
+		dir.Close()
+	}
+	if err == nil && !id.isOf(&st) {
+		err = ErrChanged
+	}
+	if err != nil {
+		root.Close()
+		return nil, err
+	}
+	return root, nil
+}
+
 // readDir adds the blobs of a directory. One that is absent has none.
-func (l *layout) readDir(dir string) error {
-	d, err := l.root.Open(dir)
+func (l *layout) readDir(root *os.Root, dir string) error {
+	d, err := root.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -81,7 +87,7 @@ func (l *layout) readDir(dir string) error {
 	slices.Sort(names)
 	for _, name := range names {
 		if name = path.Join(dir, name); blobDigest(name) != "" {
-			if err := l.stat(name); err != nil {
+			if err := l.stat(root, name); err != nil {
 				return err
 			}
 		}
@@ -90,8 +96,8 @@ func (l *layout) readDir(dir string) error {
 }
 
 // stat adds the file of that name, if it exists.
-func (l *layout) stat(name string) error {
-	info, err := l.root.Stat(name)
+func (l *layout) stat(root *os.Root, name string) error {
+	info, err := root.Stat(name)
 	f := &file{name: name}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -107,7 +113,12 @@ func (l *layout) stat(name string) error {
 }
 
 func (l *layout) open(_ context.Context, f *file) (io.ReadCloser, error) {
-	file, err := l.root.OpenFile(f.name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	root, release, err := l.take()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	file, err := root.OpenFile(f.name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +130,5 @@ func (l *layout) open(_ context.Context, f *file) (io.ReadCloser, error) {
 		file.Close()
 		return nil, err
 	}
-	return &section{SectionReader: io.NewSectionReader(steady{file}, 0, f.size), close: file.Close}, nil
+	return &section{SectionReader: io.NewSectionReader(steady{file}, 0, f.size), close: func() { file.Close() }}, nil
 }
-
-func (l *layout) Close() error { return l.root.Close() }

@@ -36,10 +36,12 @@ func open(ctx context.Context, path string, known *Listing) (_ *Bundle, err erro
 	if err != nil {
 		return nil, err
 	}
-	f, err := openFile(path, id)
+	f := &held[*os.File]{reopen: func() (*os.File, error) { return openFile(path, id) }}
+	release, err := f.hold()
 	if err != nil {
 		return nil, err
 	}
+	defer release()
 	if known != nil && (known.File != id || !known.valid()) {
 		known = nil
 	}
@@ -56,9 +58,8 @@ func open(ctx context.Context, path string, known *Listing) (_ *Bundle, err erro
 			b.files.Close()
 		}
 	}()
-	files, err := openFiles(ctx, f, path, known)
+	files, err := openFiles(ctx, f, path, id, known)
 	if err != nil {
-		f.Close()
 		return nil, err
 	}
 	b.files = files
@@ -75,16 +76,21 @@ func open(ctx context.Context, path string, known *Listing) (_ *Bundle, err erro
 	return b, nil
 }
 
-// openFiles tells by content what f is. f is closed by the files it returns, and is still open after an error.
-func openFiles(ctx context.Context, f *os.File, path string, known *Listing) (files, error) {
-	info, err := f.Stat()
+// openFiles tells by content what f is.
+func openFiles(ctx context.Context, f *held[*os.File], path string, id identity, known *Listing) (files, error) {
+	file, release, err := f.take()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	info, err := file.Stat()
 	if err != nil {
 		return nil, err
 	}
 	if info.IsDir() {
-		return openLayout(f, path)
+		return openLayout(path, id)
 	}
-	packed, err := sniff(f, info.Size())
+	packed, err := sniff(file, info.Size())
 	if err != nil {
 		return nil, err
 	}

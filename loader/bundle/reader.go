@@ -26,14 +26,14 @@ func (s steady) ReadAt(p []byte, off int64) (int, error) {
 // section is content that reads, seeks, and reads at offsets.
 type section struct {
 	*io.SectionReader
-	close func() error
+	close func()
 }
 
 func (s *section) Close() error {
-	if s.close == nil {
-		return nil
+	if s.close != nil {
+		s.close()
 	}
-	return s.close()
+	return nil
 }
 
 func bytesSection(data []byte) *section {
