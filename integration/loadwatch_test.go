@@ -169,9 +169,8 @@ func TestWatch(t *testing.T) {
 // on it is there again.
 func TestUnmount(t *testing.T) {
 	daemon.RequireRoot(t)
-	mounted := openDir(t)
+	mounted, disk := openDir(t), powercut.New(t, 64<<20)
 	l := newLoadingOf(t, daemon.Options{CRI: true}, mounted)
-	disk := powercut.New(t, 64<<20)
 	refs := map[string]image.Named{}
 	for i, f := range formats {
 		img := oneLayer(uint64(370+i), fmt.Sprintf("quay.io/unmounted:%d", i))
