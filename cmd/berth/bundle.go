@@ -21,11 +21,12 @@ func bundleCommand() *cli.Command {
 		ArgsUsage: "[REF…]",
 		Description: "FILE is an OCI archive; compressed with zstd if its name ends in .zst; an OCI layout directory if it ends in a slash.\n" +
 			"Manifests are as they are at their source, so that digests stay valid. It is there once it is whole." + wantedHelp + examples(
-			"berth bundle --out cluster.tar.zst -f manifests/",
+			"berth bundle --out cluster.tar.zst --referrers -f manifests/",
 			"berth bundle --check cluster.tar.zst",
 		),
 		Flags: append(imageFlags("the one platform to bundle, such as linux/arm64; all by default"),
 			&cli.StringFlag{Name: "out", Aliases: []string{"o"}, Usage: "the bundle to write"},
+			&cli.BoolFlag{Name: "referrers", Usage: "bundle signatures and whatever else refers to an image, too"},
 			&cli.StringFlag{Name: "output", Usage: "json, or text", Value: "text"}, // -o names the bundle
 			&cli.StringFlag{Name: "check", Usage: "read a bundle, and compare all that it holds with its digests; nothing is written"},
 		),
@@ -36,7 +37,7 @@ func bundleCommand() *cli.Command {
 func writeBundle(ctx context.Context, cmd *cli.Command) error {
 	out, check := cmd.String("out"), cmd.String("check")
 	switch {
-	case check != "" && (out != "" || cmd.Args().Len() > 0 || cmd.IsSet("file") || cmd.IsSet("platform")):
+	case check != "" && (out != "" || cmd.Args().Len() > 0 || cmd.IsSet("file") || cmd.IsSet("platform") || cmd.IsSet("referrers")):
 		return usageError{errors.New("bundle --check takes nothing beside it")}
 	case check != "":
 		return checkBundle(ctx, cmd, check)
@@ -55,7 +56,7 @@ func writeBundle(ctx context.Context, cmd *cli.Command) error {
 	}
 	defer layout.Discard()
 	progress := newCopyProgress(cmd.Root().Writer, output == "json" || isQuiet(cmd))
-	opts := mirror.BundleOptions{Progress: progress.show, OnePlatform: cmd.String("platform") != ""}
+	opts := mirror.BundleOptions{Progress: progress.show, OnePlatform: cmd.String("platform") != "", Referrers: cmd.Bool("referrers")}
 	bundled, err := m.Bundle(ctx, refs, layout, opts, func(i int) { progress.done(refs[i]) })
 	progress.end()
 	if err != nil {
@@ -64,7 +65,7 @@ func writeBundle(ctx context.Context, cmd *cli.Command) error {
 	var images []bundledImage
 	fault := false
 	for i, b := range bundled {
-		image := bundledImage{Ref: refs[i], Digest: b.Descriptor.Digest.String()}
+		image := bundledImage{Ref: refs[i], Digest: b.Descriptor.Digest.String(), Referrers: b.Referrers}
 		if b.Target != nil {
 			image.Pull = b.Target.Pull.String()
 		}
@@ -87,10 +88,11 @@ func writeBundle(ctx context.Context, cmd *cli.Command) error {
 
 // bundledImage is one element of what `berth bundle --output json` prints.
 type bundledImage struct {
-	Ref    string `json:"ref"`
-	Pull   string `json:"pull"`
-	Digest string `json:"digest"`
-	Error  string `json:"error"`
+	Ref       string `json:"ref"`
+	Pull      string `json:"pull"`
+	Digest    string `json:"digest"`
+	Referrers int    `json:"referrers"`
+	Error     string `json:"error"`
 }
 
 // printBundled prints images; note is what follows the path of the bundle if one failed.
@@ -111,11 +113,11 @@ func printBundled(cmd *cli.Command, output, path, note string, images []bundledI
 			fmt.Fprintf(w, "failed   %s\n  %s\n", image.Ref, strings.ReplaceAll(image.Error, "\n", "\n  "))
 		case isQuiet(cmd):
 		case image.Pull == "":
-			fmt.Fprintf(w, "good     %s\n  %s\n", image.Ref, image.Digest)
+			fmt.Fprintf(w, "good     %s\n  %s%s\n", image.Ref, image.Digest, besides(image.Referrers))
 		case failed > 0: // of which nothing is written
 			fmt.Fprintf(w, "found    %s\n  %s  %s\n", image.Ref, image.Pull, image.Digest)
 		default:
-			fmt.Fprintf(w, "bundled  %s\n  %s  %s\n", image.Ref, image.Pull, image.Digest)
+			fmt.Fprintf(w, "bundled  %s\n  %s  %s%s\n", image.Ref, image.Pull, image.Digest, besides(image.Referrers))
 		}
 	}
 	switch {
@@ -138,7 +140,7 @@ func checkBundle(ctx context.Context, cmd *cli.Command, path string) error {
 	}
 	var images []bundledImage
 	for _, image := range held {
-		checked := bundledImage{Ref: image.Name, Digest: image.Target.Digest.String()}
+		checked := bundledImage{Ref: image.Name, Digest: image.Target.Digest.String(), Referrers: image.Referrers}
 		if image.Err != nil {
 			checked.Error = image.Err.Error()
 			err = errFault

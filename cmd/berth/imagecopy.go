@@ -47,8 +47,8 @@ func copyImages(ctx context.Context, cmd *cli.Command) error {
 		}
 		defer from.Close()
 		opts.From = from
-		if opts.Referrers && !isQuiet(cmd) {
-			fmt.Fprintln(cmd.Root().ErrWriter, "warning: a bundle holds images only; --referrers finds nothing in one")
+		if opts.Referrers && !from.HasReferrers() && !isQuiet(cmd) {
+			fmt.Fprintf(cmd.Root().ErrWriter, "warning: %s holds images only; write it with berth bundle --referrers\n", path)
 		}
 	}
 	w := cmd.Root().Writer
@@ -114,8 +114,16 @@ func printCopied(w io.Writer, ref string, c mirror.Copied) {
 	case c.Target == nil:
 		fmt.Fprintln(w, "  it is pulled from the registry that it names")
 	default:
-		fmt.Fprintf(w, "  %s  %s  %s sent\n", c.Target.Pull, c.Descriptor.Digest, bytesText(c.Sent))
+		fmt.Fprintf(w, "  %s  %s  %s sent%s\n", c.Target.Pull, c.Descriptor.Digest, bytesText(c.Sent), besides(c.Referrers))
 	}
+}
+
+// besides says how many referrers are beside an image, if there are any.
+func besides(referrers int) string {
+	if referrers == 0 {
+		return ""
+	}
+	return "  " + count(referrers, "referrer")
 }
 
 // copyState is how the copy of an image ended, in a word.

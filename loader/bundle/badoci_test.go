@@ -6,6 +6,7 @@ package bundle_test
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -13,6 +14,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-edge/berth/loader/bundle"
 )
 
 var ociVersion = text("oci-layout", `{"imageLayoutVersion":"1.0.0"}`)
@@ -192,10 +195,18 @@ func TestNoImages(t *testing.T) {
 	subject.Annotations = map[string]string{images.AnnotationManifestSubject: desc.Digest.String()}
 	unknown.Platform = &ocispec.Platform{OS: "unknown", Architecture: "unknown"}
 	artifact := descOf("application/vnd.example", []byte("x"))
-	index := asJSON("index.json", ocispec.Index{Manifests: []ocispec.Descriptor{artifact, subject, desc, desc, unknown}})
+	absent := descOf(ocispec.MediaTypeImageManifest, []byte("{"))
+	absent.Platform = unknown.Platform
+	absent.Annotations = map[string]string{images.AnnotationManifestSubject: desc.Digest.String(), bundle.ReferrerName: "a:sha256-1.sig"}
+	index := asJSON("index.json", ocispec.Index{Manifests: []ocispec.Descriptor{artifact, subject, absent, desc, desc, unknown}})
 	b := open(t, write(t, pack(t, ociVersion, index, blobMember(manifest), blobMember(image.config))), nil)
 	if got := b.Images(); len(got) != 1 || got[0].Name != "" || got[0].Target.Digest != desc.Digest {
 		t.Errorf("got %v, want one image without a name", got)
+	}
+	absent.Platform, absent.Annotations = nil, nil
+	want := []bundle.Referrer{{Subject: desc.Digest, Target: desc}, {Subject: desc.Digest, Name: "a:sha256-1.sig", Target: absent}}
+	if got := b.Referrers(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got referrers %v, want %v", got, want)
 	}
 }
 

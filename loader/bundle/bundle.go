@@ -49,6 +49,19 @@ type Image struct {
 	Target ocispec.Descriptor
 }
 
+// Referrer is a manifest about an image of the bundle, such as a signature. It is no image, and nothing that a node loads.
+type Referrer struct {
+	// Subject is the manifest or index that it is about.
+	Subject digest.Digest
+	// Name is the reference by which it is found, with a tag that says what it is about; "" for one that names its subject itself.
+	Name   string
+	Target ocispec.Descriptor
+}
+
+// ReferrerName is the annotation that holds a [Referrer.Name]. What it is about is in containerd's own annotation, by which
+// importers know that it is no image.
+const ReferrerName = "io.berth.referrer"
+
 // The formats of bundles, as [Bundle.Format] returns them.
 const (
 	formatOCIArchive    = "oci-archive"
@@ -63,7 +76,9 @@ type Bundle struct {
 	format string
 	files  files
 	images []Image
-	blobs  map[digest.Digest]*blob
+	// referrers are what index.json says is about another manifest.
+	referrers []Referrer
+	blobs     map[digest.Digest]*blob
 	// made are the digests of the manifests that were made here.
 	made []digest.Digest
 	// For listing only: the names and digests of images, the digests of files, and the files that are JSON.
@@ -91,6 +106,10 @@ func (b *Bundle) Format() string { return b.format }
 // Images returns the images of the bundle, in its order. A name that the bundle gives to two different images is
 // there twice; `ctr image import` would keep the last.
 func (b *Bundle) Images() []Image { return slices.Clone(b.images) }
+
+// Referrers returns what the bundle holds about its images, in its order. What it says of them is not verified, and a blob of
+// one may be absent.
+func (b *Bundle) Referrers() []Referrer { return slices.Clone(b.referrers) }
 
 // Has reports whether the bundle holds the content of dgst.
 func (b *Bundle) Has(dgst digest.Digest) bool {

@@ -34,9 +34,10 @@ type platform struct {
 }
 
 type annotations struct {
-	ImageName string `json:"io.containerd.image.name"`
-	RefName   string `json:"org.opencontainers.image.ref.name"`
-	Subject   string `json:"io.containerd.manifest.subject"`
+	ImageName string        `json:"io.containerd.image.name"`
+	RefName   string        `json:"org.opencontainers.image.ref.name"`
+	Subject   digest.Digest `json:"io.containerd.manifest.subject"`
+	Referrer  string        `json:"io.berth.referrer"`
 }
 
 // check reports a descriptor that no blob can have.
@@ -72,9 +73,9 @@ func (p *platform) spec() *ocispec.Platform {
 	}
 }
 
-// attestation reports the manifests that are about an image, and no image themselves.
+// attestation reports the manifests about an image that an index lists beside it.
 func (d descriptor) attestation() bool {
-	return d.Annotations.Subject != "" || d.Platform != nil && d.Platform.OS == "unknown" && d.Platform.Architecture == "unknown"
+	return d.Platform != nil && d.Platform.OS == "unknown" && d.Platform.Architecture == "unknown"
 }
 
 // name returns the name under which `ctr image import` stores an image, as it is written there. A tag alone is none,

@@ -67,11 +67,18 @@ func (b *Bundle) listOCI(ctx context.Context) error {
 	return nil
 }
 
-// addOCI adds the image of a descriptor of index.json, if it is of one.
+// addOCI adds the image of a descriptor of index.json, if it is of one, or the referrer.
 func (b *Bundle) addOCI(ctx context.Context, g *graph, desc descriptor) error {
 	name, err := desc.Annotations.name()
 	if err != nil {
 		return fmt.Errorf("%s: %w", indexFile, err)
+	}
+	if name == "" && desc.Annotations.Subject != "" {
+		b.referrers = append(b.referrers, Referrer{
+			Subject: desc.Annotations.Subject, Name: desc.Annotations.Referrer,
+			Target: ocispec.Descriptor{MediaType: desc.MediaType, Digest: desc.Digest, Size: desc.Size},
+		})
+		return nil
 	}
 	image := name
 	if image == "" {

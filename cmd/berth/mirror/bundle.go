@@ -18,9 +18,6 @@ import (
 	"github.com/berth-edge/berth/resolver"
 )
 
-// nameAnnotation is what containerd's importer, and so Berth's loader, takes an image's name from.
-const nameAnnotation = "io.containerd.image.name"
-
 // Bundled is one image of a bundle.
 type Bundled struct {
 	// Route is the image's route, Target where it was read.
@@ -28,9 +25,12 @@ type Bundled struct {
 	Target *resolver.Target
 	// Descriptor is its manifest or index, as it is at its source.
 	Descriptor ocispec.Descriptor
-	Err        error
+	// Referrers counts the manifests that are bundled beside the image.
+	Referrers int
+	Err       error
 
-	src *origin
+	transfer  *transfer
+	referrers []referrer
 }
 
 // Layout is what a bundle is written to.
@@ -45,6 +45,8 @@ type BundleOptions struct {
 	// OnePlatform leaves out the blobs of all platforms but the one that images are wanted for. Their manifests stay named in the
 	// index. An image for another platform is an error.
 	OnePlatform bool
+	// Referrers takes along signatures and whatever else refers to the image, or to a manifest of it that is bundled.
+	Referrers bool
 	// Progress is told of bytes that are to be read and of those that are, by several goroutines. It may be nil.
 	Progress func(Step)
 }
@@ -55,32 +57,17 @@ type BundleOptions struct {
 func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, opts BundleOptions, done func(i int)) ([]Bundled, error) {
 	bundled := make([]Bundled, len(refs))
 	each(refs, func(i int, ref string) {
-		b := m.root(ctx, ref)
-		if b.Err == nil && opts.OnePlatform {
-			if _, err := m.only(ctx, b.src, b.Descriptor); err != nil {
-				b.Err = fmt.Errorf("%s: %w", b.Target.Pull, err)
-			}
-		}
-		bundled[i] = b
+		bundled[i] = m.root(ctx, ref, opts)
 	})
 	if slices.ContainsFunc(bundled, func(b Bundled) bool { return b.Err != nil }) {
 		return bundled, nil
 	}
-	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex}
-	index.SchemaVersion = 2
-	for _, b := range bundled {
-		desc := b.Descriptor
-		desc.Annotations = map[string]string{nameAnnotation: b.Route.Named.String(), ocispec.AnnotationRefName: tagOrDigest(b.Route.Named)}
-		index.Manifests = append(index.Manifests, desc)
-	}
-	if err := to.Index(index); err != nil {
+	if err := to.Index(indexOf(bundled)); err != nil {
 		return bundled, err
 	}
 	each(refs, func(i int, ref string) {
 		b := &bundled[i]
-		t := &transfer{m: m, ref: ref, opts: CopyOptions{OnePlatform: opts.OnePlatform, Progress: opts.Progress}}
-		graph := oras.CopyGraphOptions{Concurrency: concurrency, FindSuccessors: t.planned(t.successors())}
-		if err := oras.CopyGraph(ctx, reading{b.src, t}, to, b.Descriptor, graph); err != nil {
+		if err := b.write(ctx, to); err != nil {
 			b.Err = fmt.Errorf("bundle %s: %w", b.Target.Pull, plainly(err))
 		}
 		if done != nil {
@@ -88,6 +75,45 @@ func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, opts Bund
 		}
 	})
 	return bundled, nil
+}
+
+// indexOf is the list of what is bundled: images by their names, and then what refers to them, each once.
+func indexOf(bundled []Bundled) ocispec.Index {
+	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex}
+	index.SchemaVersion = 2
+	for _, b := range bundled {
+		desc := b.Descriptor
+		desc.Annotations = map[string]string{images.AnnotationImageName: b.Route.Named.String(), ocispec.AnnotationRefName: tagOrDigest(b.Route.Named)}
+		index.Manifests = append(index.Manifests, desc)
+	}
+	listed := map[string]bool{}
+	for _, b := range bundled {
+		for _, r := range b.referrers {
+			desc := r.descriptor(b.Route.Named.Name())
+			if key := fmt.Sprint(desc.Digest, desc.Annotations); !listed[key] {
+				listed[key] = true
+				index.Manifests = append(index.Manifests, desc)
+			}
+		}
+	}
+	return index
+}
+
+// write writes the image, and what refers to it.
+func (b *Bundled) write(ctx context.Context, to Layout) error {
+	t := b.transfer
+	graph := oras.CopyGraphOptions{Concurrency: concurrency, FindSuccessors: t.planned(t.successors())}
+	if err := oras.CopyGraph(ctx, reading{t.src, t}, to, b.Descriptor, graph); err != nil {
+		return err
+	}
+	graph.FindSuccessors = t.planned(content.Successors)
+	for _, r := range b.referrers {
+		if err := oras.CopyGraph(ctx, reading{t.src, t}, to, r.desc, graph); err != nil {
+			return err
+		}
+		b.Referrers++
+	}
+	return nil
 }
 
 // successors finds what of a manifest is wanted.
@@ -113,8 +139,27 @@ func (t *transfer) planned(find successors) successors {
 	}
 }
 
-// root finds an image along its route.
-func (m *Mirror) root(ctx context.Context, ref string) Bundled {
+// root finds an image along its route, and what refers to it if that is wanted.
+func (m *Mirror) root(ctx context.Context, ref string, opts BundleOptions) Bundled {
+	b := m.find(ctx, ref, opts)
+	if b.Err != nil {
+		return b
+	}
+	var err error
+	if opts.OnePlatform {
+		_, err = m.only(ctx, b.transfer.src, b.Descriptor)
+	}
+	if err == nil && opts.Referrers {
+		b.referrers, err = b.transfer.referrers(ctx, b.transfer.src, b.Descriptor)
+	}
+	if err != nil {
+		b.Err = fmt.Errorf("%s: %w", b.Target.Pull, err)
+	}
+	return b
+}
+
+// find finds an image along its route.
+func (m *Mirror) find(ctx context.Context, ref string, opts BundleOptions) Bundled {
 	b := Bundled{Route: m.routes.Route(ctx, ref)}
 	if b.Err = b.Route.Err; b.Err != nil {
 		return b
@@ -125,7 +170,8 @@ func (m *Mirror) root(ctx context.Context, ref string) Bundled {
 		if err == nil {
 			src := newOrigin(repo)
 			if b.Descriptor, err = src.Resolve(ctx, tagOrDigest(target.Pull)); err == nil {
-				b.Target, b.src = &b.Route.Targets[i], src
+				b.Target = &b.Route.Targets[i]
+				b.transfer = &transfer{m: m, ref: ref, src: src, opts: CopyOptions{OnePlatform: opts.OnePlatform, Progress: opts.Progress}}
 				return b
 			}
 		}

@@ -22,11 +22,13 @@ import (
 // CheckedImage is one image of a bundle that was read, and what is wrong with it.
 type CheckedImage struct {
 	bundle.Image
-	Err error
+	// Referrers counts the manifests that the bundle holds beside the image.
+	Referrers int
+	Err       error
 }
 
-// CheckBundle reads all that a bundle holds, and returns its images and what is wrong with each: a blob that is absent, or whose
-// content is another than its digest says. An error is of the bundle as a whole.
+// CheckBundle reads all that a bundle holds, and returns its images and what is wrong with each, and with what refers to it: a blob
+// that is absent, or whose content is another than its digest says. An error is of the bundle as a whole.
 func CheckBundle(ctx context.Context, path string) ([]CheckedImage, error) {
 	b, err := bundle.Open(ctx, path, nil)
 	if err != nil {
@@ -37,9 +39,17 @@ func CheckBundle(ctx context.Context, path string) ([]CheckedImage, error) {
 	if err := b.Walk(ctx, r.read); err != nil {
 		return nil, err
 	}
+	about := map[digest.Digest][]bundle.Referrer{}
+	for _, referrer := range b.Referrers() {
+		about[referrer.Subject] = append(about[referrer.Subject], referrer)
+	}
 	var checked []CheckedImage
 	for _, image := range b.Images() {
-		checked = append(checked, CheckedImage{image, r.check(image.Target)})
+		c := CheckedImage{Image: image, Err: r.check(image.Target)}
+		if c.Err == nil {
+			c.Referrers, c.Err = r.checkReferrers(image.Target, about)
+		}
+		checked = append(checked, c)
 	}
 	return checked, nil
 }
@@ -121,4 +131,37 @@ func (r readBundle) checkManifest(desc ocispec.Descriptor) error {
 		errs = append(errs, r.check(layer))
 	}
 	return errors.Join(errs...)
+}
+
+// checkReferrers returns how many manifests refer to an image that is good, to a manifest of it or to each other, and what is
+// wrong with them. about are those of the bundle, by what they refer to.
+func (r readBundle) checkReferrers(image ocispec.Descriptor, about map[digest.Digest][]bundle.Referrer) (n int, err error) {
+	subjects := []digest.Digest{image.Digest}
+	if images.IsIndexType(image.MediaType) {
+		index, err := parseIndex(image, r[image.Digest].text)
+		if err != nil {
+			return 0, err
+		}
+		for _, desc := range index.Manifests {
+			subjects = append(subjects, desc.Digest)
+		}
+	}
+	var errs []error
+	seen := map[digest.Digest]bool{}
+	for len(subjects) > 0 {
+		subject := subjects[0]
+		subjects = subjects[1:]
+		if seen[subject] {
+			continue
+		}
+		seen[subject] = true
+		for _, referrer := range about[subject] {
+			n++
+			if err := r.check(referrer.Target); err != nil {
+				errs = append(errs, fmt.Errorf("%s, which refers to %s: %w", referrer.Target.Digest, subject, err))
+			}
+			subjects = append(subjects, referrer.Target.Digest)
+		}
+	}
+	return n, errors.Join(errs...)
 }

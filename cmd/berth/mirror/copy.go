@@ -189,7 +189,14 @@ func (t *transfer) run(ctx context.Context, c *Copied) error {
 	if !t.opts.Referrers {
 		return nil
 	}
-	c.Referrers, err = t.referrers(ctx, c.Descriptor)
+	var from content.Fetcher = t.src
+	if c.Present {
+		from = t.dst
+	}
+	found, err := t.referrers(ctx, from, c.Descriptor)
+	if err == nil {
+		c.Referrers, err = t.copyReferrers(ctx, found)
+	}
 	return err
 }
 

@@ -8,80 +8,118 @@ import (
 	"fmt"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	oras "oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content"
+
+	"github.com/berth-edge/berth/loader/bundle"
 )
 
-// referrers copies what refers to an image and to the manifests of its index: by the field subject (OCI distribution
-// specification 1.1, whose fall-back by tags is included), and by the tags that cosign gives signatures.
-func (t *transfer) referrers(ctx context.Context, root ocispec.Descriptor) (int, error) {
-	graph, ok := t.src.ReadOnlyTarget.(oras.ReadOnlyGraphTarget)
-	if !ok {
-		return 0, nil
-	}
-	manifests := []ocispec.Descriptor{root}
-	if images.IsIndexType(root.MediaType) {
-		index, err := fetchIndex(ctx, t.src, root)
-		if err != nil {
-			return 0, err
-		}
-		manifests = append(manifests, index.Manifests...)
-	}
-	copied := 0
-	for _, desc := range manifests {
-		n, err := t.bySubject(ctx, graph, desc)
-		if err != nil {
-			return copied, fmt.Errorf("copy what refers to %s: %w", desc.Digest, err)
-		}
-		copied += n
-		if n, err = t.byTag(ctx, desc); err != nil {
-			return copied, err
-		}
-		copied += n
-	}
-	return copied, nil
+// referrer is a manifest that refers to an image, such as a signature.
+type referrer struct {
+	desc    ocispec.Descriptor
+	subject digest.Digest
+	tag     string // that cosign made of the subject; "" if the manifest names that itself
 }
 
-// bySubject copies the referrers of a manifest, and theirs.
-func (t *transfer) bySubject(ctx context.Context, src oras.ReadOnlyGraphTarget, desc ocispec.Descriptor) (int, error) {
-	referrers, err := src.Predecessors(ctx, desc)
-	if err != nil || len(referrers) == 0 {
-		return 0, err
+// descriptor is how a bundle of images that have the name holds it: as no image, neither for Berth's loader nor for containerd's
+// importer, which passes over what is for a platform that is not its own.
+func (r referrer) descriptor(name string) ocispec.Descriptor {
+	annotations := map[string]string{images.AnnotationManifestSubject: r.subject.String()}
+	if r.tag != "" {
+		annotations[bundle.ReferrerName] = name + ":" + r.tag
 	}
-	copied := 0
-	for _, referrer := range referrers {
-		if images.IsIndexType(referrer.MediaType) && referrer.ArtifactType == "" {
-			continue // an index of images that has this one in it, which bundles tell of
-		}
-		if err := oras.CopyGraph(ctx, reading{t.src, t}, t.dst, referrer, t.graph()); err != nil {
-			return copied, plainly(err)
-		}
-		copied++
-		n, err := t.bySubject(ctx, src, referrer)
+	return ocispec.Descriptor{
+		MediaType: r.desc.MediaType, Digest: r.desc.Digest, Size: r.desc.Size,
+		Platform: &ocispec.Platform{OS: "unknown", Architecture: "unknown"}, Annotations: annotations,
+	}
+}
+
+// referrers finds what refers to an image, which is read from, and to the manifests of its index: by the field subject (OCI
+// distribution specification 1.1, whose fall-back by tags is included), and by the tags that cosign gives signatures.
+func (t *transfer) referrers(ctx context.Context, from content.Fetcher, root ocispec.Descriptor) ([]referrer, error) {
+	manifests := []ocispec.Descriptor{root}
+	if images.IsIndexType(root.MediaType) {
+		below, err := t.successors()(ctx, from, root)
 		if err != nil {
-			return copied, err
+			return nil, err
 		}
-		copied += n
+		manifests = append(manifests, below...)
 	}
-	return copied, nil
+	seen := map[digest.Digest]bool{}
+	var found []referrer
+	for _, desc := range manifests {
+		bySubject, err := t.bySubject(ctx, desc, seen)
+		if err != nil {
+			return nil, fmt.Errorf("look for what refers to %s: %w", desc.Digest, plainly(err))
+		}
+		byTag, err := t.byTag(ctx, desc)
+		if err != nil {
+			return nil, err
+		}
+		found = append(append(found, bySubject...), byTag...)
+	}
+	return found, nil
+}
+
+// bySubject finds the referrers of a manifest, and theirs, unless it was seen.
+func (t *transfer) bySubject(ctx context.Context, desc ocispec.Descriptor, seen map[digest.Digest]bool) ([]referrer, error) {
+	src, ok := t.src.ReadOnlyTarget.(oras.ReadOnlyGraphTarget)
+	if !ok || seen[desc.Digest] {
+		return nil, nil
+	}
+	seen[desc.Digest] = true
+	var found []referrer
+	descs, err := src.Predecessors(ctx, desc)
+	for _, d := range descs {
+		theirs, err := t.bySubject(ctx, d, seen)
+		if err != nil {
+			return nil, err
+		}
+		found = append(append(found, referrer{desc: d, subject: desc.Digest}), theirs...)
+	}
+	return found, err
 }
 
 // cosignTags are the endings of the tags that cosign makes of a digest.
 var cosignTags = []string{"sig", "att", "sbom"}
 
-func (t *transfer) byTag(ctx context.Context, desc ocispec.Descriptor) (int, error) {
-	copied := 0
+func (t *transfer) byTag(ctx context.Context, desc ocispec.Descriptor) ([]referrer, error) {
+	var found []referrer
 	for _, ending := range cosignTags {
 		tag := fmt.Sprintf("%s-%s.%s", desc.Digest.Algorithm(), desc.Digest.Encoded(), ending)
-		if _, err := t.src.Resolve(ctx, tag); causeOf(err) == Missing {
-			continue
-		} else if err != nil {
-			return copied, fmt.Errorf("look for %s: %w", tag, err)
+		tagged, err := t.src.Resolve(ctx, t.tagAt(tag))
+		switch {
+		case err == nil:
+			found = append(found, referrer{desc: tagged, subject: desc.Digest, tag: tag})
+		case causeOf(err) != Missing:
+			return nil, fmt.Errorf("look for %s: %w", tag, plainly(err))
 		}
-		if _, err := oras.Copy(ctx, reading{t.src, t}, tag, t.dst, tag, oras.CopyOptions{CopyGraphOptions: t.graph()}); err != nil {
-			return copied, fmt.Errorf("copy %s: %w", tag, plainly(err))
-		}
-		copied++
 	}
-	return copied, nil
+	return found, nil
+}
+
+// tagAt is how the source is asked for another tag in the repository of the image.
+func (t *transfer) tagAt(tag string) string {
+	if t.opts.From != nil {
+		return t.named.Name() + ":" + tag
+	}
+	return tag
+}
+
+// copyReferrers copies what refers to an image, and returns how much of it is there then.
+func (t *transfer) copyReferrers(ctx context.Context, found []referrer) (int, error) {
+	for n, r := range found {
+		var err error
+		if r.tag == "" {
+			err = oras.CopyGraph(ctx, reading{t.src, t}, t.dst, r.desc, t.graph())
+		} else {
+			_, err = oras.Copy(ctx, reading{t.src, t}, t.tagAt(r.tag), t.dst, r.tag, oras.CopyOptions{CopyGraphOptions: t.graph()})
+		}
+		if err != nil {
+			return n, fmt.Errorf("copy %s, which refers to %s: %w", r.desc.Digest, r.subject, plainly(err))
+		}
+	}
+	return len(found), nil
 }

@@ -28,7 +28,7 @@ type BundleSource struct {
 	temp   string          // "" if nothing was
 }
 
-var _ oras.ReadOnlyTarget = (*BundleSource)(nil)
+var _ oras.ReadOnlyGraphTarget = (*BundleSource)(nil)
 
 // OpenBundle opens a bundle of any format that the loader knows. The caller closes it. A compressed one, which can be read
 // from its start only, is unpacked into the directory for temporary files.
@@ -99,5 +99,23 @@ func (s *BundleSource) Resolve(_ context.Context, ref string) (ocispec.Descripto
 			return image.Target, nil
 		}
 	}
+	for _, r := range s.bundle.Referrers() {
+		if r.Name == named.String() {
+			return r.Target, nil
+		}
+	}
 	return ocispec.Descriptor{}, fmt.Errorf("bundle %s has no image %s: %w", s.bundle.Path(), named, errdef.ErrNotFound)
 }
+
+// Predecessors implements [content.PredecessorFinder]. What is found by its name is none.
+func (s *BundleSource) Predecessors(_ context.Context, desc ocispec.Descriptor) (found []ocispec.Descriptor, _ error) {
+	for _, r := range s.bundle.Referrers() {
+		if r.Subject == desc.Digest && r.Name == "" {
+			found = append(found, r.Target)
+		}
+	}
+	return found, nil
+}
+
+// HasReferrers reports whether the bundle holds anything that refers to an image.
+func (s *BundleSource) HasReferrers() bool { return len(s.bundle.Referrers()) > 0 }

@@ -1,0 +1,221 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package integration_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/registry/remote"
+
+	"github.com/berth-edge/berth/integration/binaries"
+	"github.com/berth-edge/berth/integration/daemon"
+	"github.com/berth-edge/berth/integration/registry"
+)
+
+// repository is one of r's, without authentication.
+func repository(t testing.TB, r *registry.Registry, name string) *remote.Repository {
+	t.Helper()
+	repo, err := remote.NewRepository(strings.TrimPrefix(r.PushURL(), "http://") + "/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	repo.PlainHTTP = true
+	return repo
+}
+
+// signature is what stands for one, of a manifest that is given.
+func signature(subject digest.Digest) []byte { return []byte("signature of " + subject.String()) }
+
+// sign pushes what stands for signatures of a manifest: an artifact whose subject it is, and one that is found by cosign's tag and
+// looks like an image, which no node is to unpack. Both are returned.
+func sign(t testing.TB, r *registry.Registry, name string, subject ocispec.Descriptor) (signatures []digest.Digest) {
+	t.Helper()
+	repo := repository(t, r, name)
+	push := func(mediaType string, text []byte) ocispec.Descriptor {
+		desc, err := oras.PushBytes(t.Context(), repo, mediaType, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return desc
+	}
+	pack := func(opts oras.PackManifestOptions) ocispec.Descriptor {
+		desc, err := oras.PackManifest(t.Context(), repo, oras.PackManifestVersion1_1, "application/vnd.example.signature", opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return desc
+	}
+	subject = ocispec.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size}
+	layer := push(ocispec.MediaTypeImageLayer, signature(subject.Digest))
+	config := push(ocispec.MediaTypeImageConfig, fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[%q]}}`, layer.Digest))
+	artifact := pack(oras.PackManifestOptions{Subject: &subject, Layers: []ocispec.Descriptor{layer}})
+	tagged := pack(oras.PackManifestOptions{ConfigDescriptor: &config, Layers: []ocispec.Descriptor{layer}})
+	if err := repo.Tag(t.Context(), tagged, cosignTag(subject.Digest)); err != nil {
+		t.Fatal(err)
+	}
+	return []digest.Digest{artifact.Digest, tagged.Digest}
+}
+
+func cosignTag(d digest.Digest) string { return "sha256-" + d.Encoded() + ".sig" }
+
+// signatures returns what is found of what sign pushed.
+func signatures(t testing.TB, r *registry.Registry, name string, subject ocispec.Descriptor) (found []digest.Digest) {
+	t.Helper()
+	repo := repository(t, r, name)
+	if err := repo.Referrers(t.Context(), subject, "", func(descs []ocispec.Descriptor) error {
+		for _, desc := range descs {
+			found = append(found, desc.Digest)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if tagged, err := repo.Resolve(t.Context(), cosignTag(subject.Digest)); err == nil {
+		found = append(found, tagged.Digest)
+	}
+	return found
+}
+
+// signed is a manifest that was signed, and its signatures.
+type signed struct {
+	repository string
+	subject    ocispec.Descriptor
+	signatures []digest.Digest
+}
+
+// sign signs all images of the profile, an image of each index, and one of the signatures.
+func (p profile) sign(t testing.TB) (all []signed) {
+	t.Helper()
+	add := func(name string, subject ocispec.Descriptor) {
+		all = append(all, signed{name, subject, sign(t, p.public, name, subject)})
+	}
+	for _, ref := range p.refs {
+		img := p.images[ref]
+		name, _, _ := strings.Cut(strings.TrimPrefix(ref, p.public.Host()+"/"), ":")
+		add(name, img.Descriptor)
+		if len(img.Images) > 0 {
+			add(name, img.For("linux/amd64").Descriptor)
+		}
+	}
+	first, err := repository(t, p.public, all[0].repository).Resolve(t.Context(), all[0].signatures[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	add(all[0].repository, first)
+	all[len(all)-1].signatures = all[len(all)-1].signatures[:1] // tags are looked for of what is an image
+	return all
+}
+
+// TestCopyReferrers looks for signatures beside images that were copied (SEC-38).
+func TestCopyReferrers(t *testing.T) {
+	p := newProfile(t, 4, registry.Options{})
+	all := p.sign(t)
+	for _, flags := range [][]string{nil, {"--referrers"}, {"--referrers"}} {
+		if out, code := p.copied(t, flags...); code != 0 {
+			t.Fatalf("copy %v: got %d\n%s", flags, code, out)
+		}
+		p.wantSignatures(t, all, flags != nil)
+	}
+}
+
+// wantSignatures looks for signatures in the registry of one's own.
+func (p profile) wantSignatures(t testing.TB, all []signed, there bool) {
+	t.Helper()
+	for _, s := range all {
+		var want []digest.Digest
+		if there {
+			want = s.signatures
+		}
+		if got := signatures(t, p.own, "cluster/mirror/"+s.repository, s.subject); !slices.Equal(got, want) {
+			t.Errorf("%s: got signatures %v of %s, want %v", s.repository, got, s.subject.Digest, want)
+		}
+	}
+}
+
+// TestBundleReferrers carries signatures in a bundle of each kind: into a registry, and past nodes, which load the images of it only,
+// stock ones as well.
+func TestBundleReferrers(t *testing.T) {
+	p := newProfile(t, 4, registry.Options{})
+	all := p.sign(t)
+	dir := t.TempDir()
+	direct := dir + "/berth.toml"
+	write(t, direct, entry(t, p.public, ""))
+	for _, tt := range []struct {
+		name, platform string
+	}{{"cluster.tar", ""}, {"cluster.tar.zst", ""}, {"cluster/", ""}, {"one.tar", "linux/amd64"}} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := p
+			path := dir + "/" + tt.name
+			args := []string{"bundle", "--out", path, "--config", direct, "--referrers", "--platform", tt.platform}
+			out, problems, code := berth(t, append(args, p.refs...)...)
+			if code != 0 || strings.Count(out, "  2 referrers\n") != 2 || strings.Count(out, "  3 referrers\n") != 1 || strings.Count(out, "  4 referrers\n") != 1 {
+				t.Fatalf("bundle: got %d\n%s%s", code, out, problems)
+			}
+			out, problems, code = berth(t, "bundle", "--check", path, "--output", "json")
+			wantSchema(t, "bundle", out)
+			if code != 0 || strings.Count(out, `"referrers": 4`) != 1 || strings.Count(out, `"referrers": 2`) != 2 {
+				t.Errorf("check: got %d\n%s%s", code, out, problems)
+			}
+			log := p.boots(t, path)
+			for _, level := range []string{"level=warning", "level=error"} {
+				if got := log.Lines(level, dir); len(got) > 0 {
+					t.Errorf("the node says %q", got)
+				}
+			}
+			p.own = registry.Start(t, registry.Options{Users: ann})
+			p.config = filepath.Join(t.TempDir(), "berth.toml")
+			write(t, p.config, entry(t, p.own, "cluster", login("ann", "s3cret"))+rule(p.public.Host(), p.own.Host()+"/cluster/mirror"))
+			p.public.Log.Reset()
+			flags := []string{"--from", path, "--referrers", "--platform", tt.platform}
+			if tt.platform != "" {
+				p.refs = p.refs[:3] // of the other an index cannot be copied, nor its signature
+				all = slices.DeleteFunc(slices.Clone(all), func(s signed) bool { return s.repository == "team0/app3" })
+			}
+			if out, code := p.copied(t, flags...); code != 0 || strings.Contains(out, "warning: ") || !strings.Contains(out, "  3 referrers\n") {
+				t.Fatalf("copy: got %d\n%s", code, out)
+			}
+			p.wantSignatures(t, all, true)
+			if got := p.public.Log.Requests(); len(got) > 0 {
+				t.Errorf("the public registry was asked:\n%s", p.public.Log.Lines())
+			}
+		})
+	}
+	t.Run("damaged", func(t *testing.T) {
+		text, err := os.ReadFile(dir + "/cluster.tar")
+		if err != nil {
+			t.Fatal(err)
+		}
+		subject := all[1].subject.Digest
+		damaged := bytes.Replace(text, signature(subject), bytes.ToUpper(signature(subject)), 1)
+		write(t, dir+"/damaged.tar", string(damaged))
+		out, _, code := berth(t, "bundle", "--check", dir+"/damaged.tar")
+		want := fmt.Sprintf("  %s, which refers to %s: blob %s: mismatched digest", all[1].signatures[0], subject, digest.FromBytes(signature(subject)))
+		if code != 1 || !strings.Contains(out, want) || strings.Count(out, "good  ") != 3 {
+			t.Errorf("got %d\n%s\nwant %q", code, out, want)
+		}
+	})
+	for _, flags := range [][]string{nil, {"--local"}, {"--local", "--digests"}} {
+		t.Run(fmt.Sprint("stock import ", flags), func(t *testing.T) {
+			d := daemon.Start(t, daemon.Options{Binary: binaries.Path(t, binaries.Stock)})
+			d.Ctr(t, append(append([]string{"images", "import"}, flags...), dir+"/cluster.tar")...)
+			got := strings.Fields(d.Ctr(t, "images", "ls", "-q"))
+			got = slices.DeleteFunc(got, func(name string) bool {
+				return strings.HasPrefix(name, "import-") && slices.Contains(flags, "--digests")
+			})
+			want := slices.Sorted(slices.Values(p.refs))
+			if !slices.Equal(got, want) {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		})
+	}
+}
