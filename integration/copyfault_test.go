@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -108,21 +109,29 @@ func TestStopped(t *testing.T) {
 	}
 }
 
-// TestBundleKilled kills a run that writes a bundle: the next removes what it left, and not what another is writing.
+// TestBundleKilled kills a run that writes a bundle, or has unpacked one: the next removes what it left, and not what another uses.
 func TestBundleKilled(t *testing.T) {
 	var whole atomic.Bool
 	hang, hanging := hangs()
-	p := newProfile(t, 0, registry.Options{Middleware: registry.On("GET", "/v2/*/blobs/*", -1, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	unlessWhole := func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		if whole.Load() {
 			next.ServeHTTP(w, r)
 		} else {
 			hang(w, r, next)
 		}
-	})})
+	}
+	p := newProfile(t, 0, registry.Options{Middleware: registry.Chain(
+		registry.On("GET", "/v2/*/blobs/*", -1, unlessWhole), registry.On("POST", "/v2/*/blobs/uploads/", -1, unlessWhole))})
+	ref, other := p.public.Host()+"/app:1", p.public.Host()+"/other:1"
 	image.Small("linux/amd64", 7).Push(t, p.own, "cluster/mirror/app:1")
-	for _, name := range []string{"app.tar", "app/"} {
-		dir := t.TempDir()
-		args := []string{"bundle", "--out", dir + "/" + name, "--config", p.config, p.public.Host() + "/app:1"}
+	compressed := image.WriteFile(t, t.TempDir()+"/other.tar.zst", image.Zstd(image.Tar(image.OCI([]image.Named{image.Small("linux/amd64", 8).Name(other)}))))
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	for _, args := range [][]string{
+		{"bundle", "--config", p.config, ref, "--out", dir + "/app.tar"},
+		{"bundle", "--config", p.config, ref, "--out", dir + "/app/"},
+		{"copy", "--config", p.config, other, "--from", compressed},
+	} {
 		begin := func() (cmd *exec.Cmd, writing []string) {
 			cmd = exec.CommandContext(t.Context(), binaries.Path(t, binaries.Berth), args...)
 			if err := cmd.Start(); err != nil {
@@ -141,16 +150,19 @@ func TestBundleKilled(t *testing.T) {
 		kill(cmd)
 		cmd, writing := begin()
 		if len(writing) != 1 || slices.Equal(writing, killed) {
-			t.Errorf("%s: got %q, want what a run is writing, and no more", name, writing)
+			t.Errorf("%q: got %q, want what a run is writing, and no more", args, writing)
 		}
 		whole.Store(true)
 		if out, problems, code := berth(t, args...); code != 0 {
-			t.Fatalf("%s: got %d\n%s%s", name, code, out, problems)
+			t.Fatalf("%q: got %d\n%s%s", args, code, out, problems)
 		}
-		if left := names(t, dir); len(left) != 2 || left[0] != writing[0] {
-			t.Errorf("%s: got %q, want the bundle, and %s, which another run is writing", name, left, writing)
+		left := slices.DeleteFunc(names(t, dir), func(name string) bool { return name == filepath.Base(args[len(args)-1]) })
+		if !slices.Equal(left, writing) {
+			t.Errorf("%q: got %q left beside the bundle, want %q, which another run is writing", args, left, writing)
 		}
 		kill(cmd)
+		_ = os.RemoveAll(dir)
+		_ = os.Mkdir(dir, 0o755)
 	}
 }
 

@@ -25,7 +25,7 @@ func NewLayout(path string) (Writing, error) {
 	if _, err := os.Lstat(strings.TrimSuffix(path, "/")); err == nil {
 		return nil, fmt.Errorf("write %s: %w; remove it, or choose another name", path, fs.ErrExist)
 	}
-	sweep(path)
+	sweep(filepath.Dir(filepath.Clean(path)), unfinished(path))
 	if strings.HasSuffix(path, "/") {
 		return newDirectory(filepath.Clean(path))
 	}
@@ -35,17 +35,16 @@ func NewLayout(path string) (Writing, error) {
 // unfinished is how the names begin of what is not a whole bundle yet.
 func unfinished(path string) string { return "." + filepath.Base(path) + "." }
 
-// sweep removes what runs that were killed left of a bundle. What another run is writing is locked.
-func sweep(path string) {
-	dir := filepath.Dir(filepath.Clean(path))
+// sweep removes what runs that were killed left in dir under names of prefix and a number. What another run uses is locked.
+func sweep(dir, prefix string) {
 	entries, _ := os.ReadDir(dir) // that it cannot be read is said when it is written to
 	for _, entry := range entries {
-		number, ok := strings.CutPrefix(entry.Name(), unfinished(path))
+		number, ok := strings.CutPrefix(entry.Name(), prefix)
 		if _, err := strconv.ParseUint(number, 10, 64); !ok || err != nil {
 			continue
 		}
 		left := filepath.Join(dir, entry.Name())
-		f, err := os.Open(left)
+		f, err := os.OpenFile(left, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0) // others may write to dir
 		if err != nil {
 			continue
 		}
@@ -65,31 +64,46 @@ type Writing interface {
 	Discard()
 }
 
+// blobs are those of an OCI layout, in a directory that sweep leaves alone.
+type blobs struct {
+	*oci.Storage
+	dir *os.File // locked
+}
+
+// newBlobs makes a directory in dir, under a name of prefix and a number, which the caller removes.
+func newBlobs(dir, prefix string) (blobs, error) {
+	temp, err := os.MkdirTemp(dir, prefix)
+	if err != nil {
+		return blobs{}, err
+	}
+	var b blobs
+	if b.dir, err = os.Open(temp); err == nil {
+		err = syscall.Flock(int(b.dir.Fd()), syscall.LOCK_EX)
+	}
+	if err == nil {
+		b.Storage, err = oci.NewStorage(temp)
+	}
+	if err != nil {
+		return blobs{}, errors.Join(err, b.dir.Close(), os.RemoveAll(temp))
+	}
+	return b, nil
+}
+
+func (b blobs) remove() error { return errors.Join(os.RemoveAll(b.dir.Name()), b.dir.Close()) }
+
 // directory is an OCI layout directory. The list of images is written last.
 type directory struct {
-	*oci.Storage
-	lock       *os.File // the directory, see sweep
-	temp, path string
-	index      ocispec.Index
+	blobs
+	path  string
+	index ocispec.Index
 }
 
 func newDirectory(path string) (*directory, error) {
-	temp, err := os.MkdirTemp(filepath.Dir(path), unfinished(path))
+	b, err := newBlobs(filepath.Dir(path), unfinished(path))
 	if err != nil {
 		return nil, err
 	}
-	d := &directory{temp: temp, path: path}
-	if d.Storage, err = oci.NewStorage(temp); err == nil {
-		d.lock, err = os.Open(temp)
-	}
-	if err == nil {
-		err = syscall.Flock(int(d.lock.Fd()), syscall.LOCK_EX)
-	}
-	if err != nil {
-		d.Discard()
-		return nil, err
-	}
-	return d, nil
+	return &directory{blobs: b, path: path}, nil
 }
 
 func (d *directory) Index(index ocispec.Index) error {
@@ -101,19 +115,19 @@ func (d *directory) Commit() error {
 	for name, value := range map[string]any{ocispec.ImageLayoutFile: layoutVersion, ocispec.ImageIndexFile: d.index} {
 		text, err := json.Marshal(value)
 		if err == nil {
-			err = os.WriteFile(filepath.Join(d.temp, name), text, 0o644)
+			err = os.WriteFile(filepath.Join(d.dir.Name(), name), text, 0o644)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	if err := os.Chmod(d.temp, 0o755); err != nil {
+	if err := d.dir.Chmod(0o755); err != nil {
 		return err
 	}
-	if err := unix.Syncfs(int(d.lock.Fd())); err != nil {
-		return fmt.Errorf("sync %s: %w", d.temp, err)
+	if err := unix.Syncfs(int(d.dir.Fd())); err != nil {
+		return fmt.Errorf("sync %s: %w", d.dir.Name(), err)
 	}
-	return place(d.temp, d.path)
+	return place(d.dir.Name(), d.path)
 }
 
 // place gives what was written, and is on disk, the name of the bundle for good.
@@ -128,9 +142,6 @@ func place(temp, path string) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-func (d *directory) Discard() {
-	_ = os.RemoveAll(d.temp)
-	d.lock.Close()
-}
+func (d *directory) Discard() { _ = d.remove() }
 
 var layoutVersion = ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion}

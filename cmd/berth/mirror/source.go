@@ -15,7 +15,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	oras "oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
-	"oras.land/oras-go/v2/content/oci"
 	"oras.land/oras-go/v2/errdef"
 
 	"github.com/berth-edge/berth/loader/bundle"
@@ -23,9 +22,9 @@ import (
 
 // BundleSource is a bundle that images are copied from.
 type BundleSource struct {
-	bundle *bundle.Bundle
-	blobs  content.Fetcher // the bundle, or what was unpacked of it
-	temp   string          // "" if nothing was
+	bundle   *bundle.Bundle
+	blobs    content.Fetcher // the bundle, or what was unpacked of it
+	unpacked blobs           // zero if nothing was
 }
 
 var _ oras.ReadOnlyGraphTarget = (*BundleSource)(nil)
@@ -48,16 +47,14 @@ func OpenBundle(ctx context.Context, path string) (*BundleSource, error) {
 }
 
 func (s *BundleSource) unpack(ctx context.Context) (err error) {
-	if s.temp, err = os.MkdirTemp("", "berth-bundle-"); err != nil {
+	const prefix = "berth-bundle-"
+	sweep(os.TempDir(), prefix)
+	if s.unpacked, err = newBlobs(os.TempDir(), prefix); err != nil {
 		return err
 	}
-	storage, err := oci.NewStorage(s.temp)
-	if err != nil {
-		return err
-	}
-	s.blobs = storage
+	s.blobs = s.unpacked
 	return s.bundle.Walk(ctx, func(dgst digest.Digest, size int64, r io.Reader) error {
-		err := storage.Push(ctx, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: dgst, Size: size}, r)
+		err := s.unpacked.Push(ctx, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: dgst, Size: size}, r)
 		if errors.Is(err, errdef.ErrAlreadyExists) {
 			return nil
 		}
@@ -68,8 +65,8 @@ func (s *BundleSource) unpack(ctx context.Context) (err error) {
 // Close closes the bundle, and removes what was unpacked.
 func (s *BundleSource) Close() error {
 	err := s.bundle.Close()
-	if s.temp != "" {
-		err = errors.Join(err, os.RemoveAll(s.temp))
+	if s.unpacked.dir != nil {
+		err = errors.Join(err, s.unpacked.remove())
 	}
 	return err
 }
