@@ -26,8 +26,8 @@ func fileFlag() cli.Flag {
 const wantedHelp = "\nReferences are arguments, or are found in what -f names: Kubernetes manifests of any kind with a pod template, as YAML\n" +
 	"or JSON, the output of helm template and of kubeadm config images list, and plain lists with comments after #.\nThe argument - is -f -."
 
-// wantedImages returns the references that a command is about: its arguments as they are, then what else is found in files, each
-// image once.
+// wantedImages returns the references that a command is about: its arguments as they are, then what is found in files, each image
+// once, by the first reference to it.
 func wantedImages(cmd *cli.Command) ([]string, error) {
 	refs, files := slices.Clone(cmd.Args().Slice()), slices.Clone(cmd.StringSlice("file"))
 	if slices.Contains(refs, workload.Stdin) {
@@ -40,7 +40,7 @@ func wantedImages(cmd *cli.Command) ([]string, error) {
 		return nil, usageError{errors.New(cmd.Name + " wants one or more references, or -f with a file that names some")}
 	}
 	if len(files) == 0 {
-		return refs, nil
+		return onceEach(refs), nil
 	}
 	found, err := workload.Read(files, cmd.Root().Reader)
 	if err != nil {
@@ -51,16 +51,22 @@ func wantedImages(cmd *cli.Command) ([]string, error) {
 			fmt.Fprintf(cmd.Root().ErrWriter, "note: %s is left alone: of a directory .yaml, .yml, .json and .txt are read\n", path)
 		}
 	}
-	given := map[string]bool{}
-	for _, ref := range refs {
-		if named, err := resolver.ParseNamed(ref); err == nil {
-			given[named.String()] = true
-		}
-	}
 	for _, image := range found.Images {
-		if !given[image.Named.String()] {
-			refs = append(refs, image.Ref)
-		}
+		refs = append(refs, image.Ref)
 	}
-	return refs, nil
+	return onceEach(refs), nil
+}
+
+// onceEach removes references to what one before leads to. One that does not parse leads to itself.
+func onceEach(refs []string) []string {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(refs, func(ref string) bool {
+		name := ref
+		if named, err := resolver.ParseNamed(ref); err == nil {
+			name = named.String()
+		}
+		again := seen[name]
+		seen[name] = true
+		return again
+	})
 }
