@@ -305,6 +305,49 @@ func TestCopyFaults(t *testing.T) {
 	}
 }
 
+// TestCopyRights copies with credentials that do not do: the error names the right that is missing, and where.
+func TestCopyRights(t *testing.T) {
+	denied := func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = w.Write([]byte(`{"errors":[{"code":"DENIED","message":"not for you"}]}`))
+	}
+	may := func(scopes ...string) registry.Options {
+		return registry.Options{Tokens: &registry.Tokens{Users: map[string]registry.User{"ann": {Password: "s3cret", Scopes: scopes}}}}
+	}
+	with := func(method, path string, fault registry.Fault) registry.Options {
+		return registry.Options{Users: ann, Middleware: registry.On(method, path, -1, fault)}
+	}
+	refusing := may("*")
+	refusing.Middleware = registry.On("", "/token", -1, registry.Fail(http.StatusForbidden))
+	for _, tt := range []struct {
+		name, login string
+		own         registry.Options
+		want, why   string
+	}{
+		{"upload", login("ann", "s3cret"), with("POST", "/v2/*/blobs/uploads/", denied), "push to", "403: denied: not for you"},
+		{"manifest", login("ann", "s3cret"), with("PUT", "/v2/*/manifests/*", denied), "push to", "403: denied: not for you"},
+		{"look", login("ann", "s3cret"), with("HEAD", "/v2/*/manifests/*", denied), "pull from", "403: Forbidden"},
+		{"wrong password", login("ann", "wrong"), registry.Options{Users: ann}, "pull from and push to", "the credential was refused"},
+		{"no password", "", registry.Options{Users: ann}, "pull from", "asks for a username and a password, and none is configured"},
+		{"token for pull", login("ann", "s3cret"), may("repository:cluster/*:pull"), "push to", "authorization failed"},
+		{"token for nothing", login("ann", "s3cret"), may(), "pull from", "authorization failed"},
+		{"no token", login("ann", "s3cret"), refusing, "pull from and push to", "the credential was refused"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			public, own := registry.Start(t, registry.Options{}), registry.Start(t, tt.own)
+			image.Small("linux/amd64", 3).Push(t, public, "team/app:1")
+			config := t.TempDir() + "/berth.toml"
+			write(t, config, entry(t, public, "")+entry(t, own, "cluster", tt.login)+rule(public.Host(), own.Host()+"/cluster/mirror"))
+			out, _, code := berth(t, "copy", "--config", config, public.Host()+"/team/app:1")
+			want := ": no right to " + tt.want + " " + own.Host() + "/cluster/mirror/team/app: "
+			if code != 1 || !strings.Contains(out, want) || !strings.Contains(out, tt.why) {
+				t.Errorf("got %d\n%s\nwant %q and %q", code, out, want, tt.why)
+			}
+		})
+	}
+}
+
 // mounting meets requests to mount a blob with a fault.
 func mounting(fault registry.Fault) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {

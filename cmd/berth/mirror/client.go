@@ -135,7 +135,7 @@ func (c *client) send(ctx context.Context, req *http.Request) (*http.Response, e
 			return nil, err
 		}
 		if err := c.host.Authorizer.Authorize(ctx, attempt); err != nil {
-			return nil, err
+			return nil, unauthorizedError{c.scope, err}
 		}
 		resp, err := c.host.Client.Transport.RoundTrip(attempt)
 		if err != nil {

@@ -177,7 +177,7 @@ func (t *transfer) run(ctx context.Context, c *Copied) error {
 	case err == nil:
 		c.Present, c.Descriptor = t.sent.Load() == 0, desc
 	case causeOf(err) != Missing:
-		return fmt.Errorf("look for %s: %w", t.target, err)
+		return fmt.Errorf("look for %s: %w", t.target, plainly(err))
 	default:
 		if c.Descriptor, err = t.image(ctx, name); err != nil {
 			return err
@@ -248,7 +248,7 @@ func (t *transfer) tag(ctx context.Context, desc ocispec.Descriptor) error {
 		return nil
 	}
 	if err := t.dst.Tag(ctx, desc, tagged.Tag()); err != nil {
-		return fmt.Errorf("tag %s: %w", t.target, err)
+		return fmt.Errorf("tag %s: %w", t.target, plainly(err))
 	}
 	return nil
 }

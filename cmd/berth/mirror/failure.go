@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	oras "oras.land/oras-go/v2"
@@ -50,10 +52,10 @@ func (f Failure) Error() string {
 func (f Failure) Unwrap() error { return f.Err }
 
 // plain is an error of a copy without the library's names of its steps, which blame the wrong side of what cannot be read, and
-// without the queries of addresses: a registry may sign where a blob is to be sent.
+// without the queries of addresses: a registry may sign where a blob is to be sent. A right that is missing is named.
 type plain struct{ error }
 
-func (p plain) Error() string { return endpoint.RedactQueries(p.error.Error()) }
+func (p plain) Error() string { return missingRight(p.error) + endpoint.RedactQueries(p.error.Error()) }
 
 func (p plain) Unwrap() error { return p.error }
 
@@ -65,6 +67,52 @@ func plainly(err error) error {
 		}
 		err = step.Err
 	}
+}
+
+// unauthorizedError is of a request that was not sent, since what it needs for that scope was not to be had.
+type unauthorizedError struct {
+	scope string
+	error
+}
+
+func (u unauthorizedError) Unwrap() error { return u.error }
+
+// missingRight says which right a registry found to be missing when it refused a request, in words that go before the error; "" if
+// it did not.
+func missingRight(err error) string {
+	var (
+		response     *errcode.ErrorResponse
+		sent         *url.Error
+		unauthorized unauthorizedError
+		method       string
+		address      *url.URL
+	)
+	switch {
+	case causeOf(err) != Unauthorized:
+		return ""
+	case errors.As(err, &response):
+		method, address = response.Method, response.URL
+	case errors.As(err, &sent):
+		method = strings.ToUpper(sent.Op)
+		address, _ = url.Parse(sent.URL)
+	}
+	if address == nil {
+		return ""
+	}
+	repository := strings.TrimPrefix(address.Path, "/v2/")
+	for _, of := range []string{"/blobs/", "/manifests/", "/referrers/"} {
+		if i := strings.LastIndex(repository, of); i >= 0 {
+			repository = repository[:i]
+		}
+	}
+	right := "push to"
+	switch {
+	case errors.As(err, &unauthorized) && strings.HasSuffix(unauthorized.scope, ":"+push):
+		right = "pull from and push to" // which are asked for at once
+	case method == http.MethodGet, method == http.MethodHead:
+		right = "pull from"
+	}
+	return fmt.Sprintf("no right to %s %s/%s: ", right, address.Host, repository)
 }
 
 // platformError is about an image that there is none of for the platform wanted.
