@@ -4,7 +4,11 @@
 package integration_test
 
 import (
+	"bytes"
+	"fmt"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-edge/berth/integration/binaries"
 	"github.com/berth-edge/berth/integration/image"
@@ -343,6 +349,62 @@ func TestCopyRights(t *testing.T) {
 			want := ": no right to " + tt.want + " " + own.Host() + "/cluster/mirror/team/app: "
 			if code != 1 || !strings.Contains(out, want) || !strings.Contains(out, tt.why) {
 				t.Errorf("got %d\n%s\nwant %q and %q", code, out, want, tt.why)
+			}
+		})
+	}
+}
+
+// TestCopyDamaged copies from a registry and from a bundle that have another content than a digest says: the error names where that is.
+func TestCopyDamaged(t *testing.T) {
+	img := image.Small("linux/amd64", 3)
+	layer := img.Layers[0]
+	flip := func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		answer := httptest.NewRecorder()
+		next.ServeHTTP(answer, r)
+		maps.Copy(w.Header(), answer.Header())
+		w.WriteHeader(answer.Code)
+		text := answer.Body.Bytes()
+		if answer.Code == http.StatusOK {
+			text[len(text)/2] ^= 1
+		}
+		_, _ = w.Write(text)
+	}
+	name := func(r *registry.Registry) string { return r.Host() + "/team/app" }
+	for _, tt := range []struct {
+		what, damaged string // "": in the bundle
+		http1         bool
+		digest        digest.Digest
+	}{
+		{"blob", "/v2/*/blobs/" + layer.Digest.String(), false, layer.Digest},
+		{"blob over HTTP/1", "/v2/*/blobs/" + layer.Digest.String(), true, layer.Digest},
+		{"manifest", "/v2/*/manifests/" + img.Digest.String(), false, img.Digest},
+		{"blob of a bundle", "", false, layer.Digest},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			public := registry.Start(t, registry.Options{Middleware: registry.On("GET", tt.damaged, -1, flip)})
+			own := registry.Start(t, registry.Options{HTTP1: tt.http1})
+			img.Push(t, public, "team/app:1")
+			config := t.TempDir() + "/berth.toml"
+			write(t, config, entry(t, public, "")+entry(t, own, "")+rule(public.Host(), own.Host()+"/mirror"))
+			ref := name(public) + ":1@" + img.Digest.String()
+			args, from := []string{"copy", "--config", config, ref}, name(public)
+			if tt.damaged == "" {
+				entries := image.OCI([]image.Named{img.Name(name(public) + ":1")})
+				for i, e := range entries {
+					if bytes.Equal(e.Data, layer.Blob) {
+						entries[i].Data = append(bytes.Clone(e.Data[1:]), e.Data[0])
+					}
+				}
+				path := image.WriteFile(t, t.TempDir()+"/app.tar", image.Tar(entries))
+				args, from = append(args, "--from", path), "bundle "+path
+			}
+			out, _, code := berth(t, args...)
+			want := fmt.Sprintf("read %s: %s %s: mismatched digest\n", from, strings.Fields(tt.what)[0], tt.digest)
+			if code != 1 || !strings.Contains(out, want) || strings.Contains(out, own.Host()) {
+				t.Errorf("got %d\n%s\nwant %q, and nothing of %s", code, out, want, own.Host())
+			}
+			if got := uploads(own); got[tt.digest.String()] > 0 {
+				t.Errorf("got %v in the registry", got)
 			}
 		})
 	}

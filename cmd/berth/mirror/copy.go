@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	oras "oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
@@ -148,7 +149,7 @@ func mayPass(err error) bool {
 	case Missing, Unauthorized, WrongPlatform, Certificate, NoCredential:
 		return false
 	}
-	return !errors.Is(err, errChangesDigest)
+	return !errors.Is(err, errChangesDigest) && !errors.Is(err, content.ErrMismatchedDigest)
 }
 
 // transfer copies one image.
@@ -308,7 +309,8 @@ func (t *transfer) giveUp() {
 	t.mine = nil
 }
 
-// reading counts the bytes that are read in order to be sent. Whom they are sent to compares them with their digest.
+// reading counts the bytes that are read in order to be sent. A blob for a registry, which would say only that it was sent something
+// else, is compared with its digest; a bundle does that itself.
 type reading struct {
 	*origin
 	t *transfer
@@ -326,7 +328,32 @@ func (r reading) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadClo
 	if _, ok := r.ReadOnlyTarget.(*remote.Repository); ok {
 		body = &resumed{ctx: ctx, from: r.origin, desc: desc, body: body}
 	}
+	if r.t.dst != nil {
+		body = &compared{ReadCloser: body, desc: desc, digester: desc.Digest.Algorithm().Digester(), from: r.origin}
+	}
 	return &counted{ReadCloser: body, t: r.t}, nil
+}
+
+// compared is a blob of which the end is withheld if the digest is not what it should be.
+type compared struct {
+	io.ReadCloser
+	desc     ocispec.Descriptor
+	digester digest.Digester
+	from     *origin
+	at       int64
+}
+
+func (c *compared) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	_, _ = c.digester.Hash().Write(p[:n])
+	c.at += int64(n)
+	if c.at >= c.desc.Size && c.digester.Digest() != c.desc.Digest {
+		n, err = 0, fmt.Errorf("blob %s: %w", c.desc.Digest, content.ErrMismatchedDigest)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = readError{c.from.name(), err}
+	}
+	return n, err
 }
 
 type counted struct {

@@ -60,6 +60,10 @@ func (p plain) Error() string { return missingRight(p.error) + endpoint.RedactQu
 func (p plain) Unwrap() error { return p.error }
 
 func plainly(err error) error {
+	var read readError
+	if errors.As(err, &read) {
+		return plain{read}
+	}
 	for {
 		step, ok := err.(*oras.CopyError) //nolint:errorlint // what is outermost
 		if !ok {
@@ -68,6 +72,16 @@ func plainly(err error) error {
 		err = step.Err
 	}
 }
+
+// readError is of a blob that could not be read to be sent. What it was sent to has no part in it.
+type readError struct {
+	from string
+	err  error
+}
+
+func (r readError) Error() string { return fmt.Sprintf("read %s: %v", r.from, r.err) }
+
+func (r readError) Unwrap() error { return r.err }
 
 // unauthorizedError is of a request that was not sent, since what it needs for that scope was not to be had.
 type unauthorizedError struct {

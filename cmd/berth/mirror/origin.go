@@ -6,6 +6,7 @@ package mirror
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"sync"
 
@@ -14,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	oras "oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/registry"
+	"oras.land/oras-go/v2/registry/remote"
 
 	"github.com/berth-edge/berth/resolver/endpoint"
 )
@@ -29,6 +31,17 @@ type origin struct {
 
 func newOrigin(target oras.ReadOnlyTarget) *origin {
 	return &origin{ReadOnlyTarget: target, roots: map[string]ocispec.Descriptor{}, manifests: map[digest.Digest][]byte{}}
+}
+
+// name is for errors.
+func (o *origin) name() string {
+	switch target := o.ReadOnlyTarget.(type) {
+	case *remote.Repository:
+		return target.Reference.String()
+	case *BundleSource:
+		return "bundle " + target.bundle.Path()
+	}
+	return "the source"
 }
 
 // Resolve implements [content.Resolver]. What a registry answers with is the manifest.
@@ -80,7 +93,7 @@ func (o *origin) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadClo
 func (o *origin) keep(desc ocispec.Descriptor, body io.ReadCloser) ([]byte, error) {
 	text, err := readAll(body, desc)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read %s: manifest %s: %w", o.name(), desc.Digest, err)
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
