@@ -410,6 +410,43 @@ func TestCopyDamaged(t *testing.T) {
 	}
 }
 
+// TestCopyUploadElsewhere copies into registries that name another host for an upload: by another name of their own, and one that is
+// not theirs, where nothing is sent (SEC-01).
+func TestCopyUploadElsewhere(t *testing.T) {
+	other := registry.Start(t, registry.Options{})
+	for _, tt := range []struct {
+		name, location string // of an upload; in the place of "https://HOST/v2"
+		want           string
+	}{
+		{"another name", "https://inside.invalid/v2", ""},
+		{"another port", "https://127.0.0.1:1/v2", ""},
+		{"plain HTTP", "http://inside.invalid:5000/v2", ""},
+		{"relative", "/v2", ""},
+		{"storage", "https://" + other.Host() + "/bucket", " names " + other.Host() + ": it has blobs sent there, and credentials for a registry go to it only; "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			posts := atomic.Int64{}
+			p := newProfile(t, 2, registry.Options{Middleware: registry.On("POST", "/v2/*/blobs/uploads/", -1, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				answer := httptest.NewRecorder()
+				next.ServeHTTP(answer, r)
+				if _, path, ok := strings.Cut(answer.Header().Get("Location"), "/v2"); ok && answer.Code == http.StatusAccepted {
+					posts.Add(1)
+					answer.Header().Set("Location", tt.location+path)
+				}
+				maps.Copy(w.Header(), answer.Header())
+				w.WriteHeader(answer.Code)
+			})})
+			out, code := p.copied(t)
+			if got := other.Log.Requests(); len(got) > 0 {
+				t.Errorf("the other host was asked:\n%s", other.Log.Lines())
+			}
+			if posts.Load() == 0 || (code == 0) != (tt.want == "") || strings.Count(out, tt.want) < len(p.refs) || strings.Contains(out, "_state=") {
+				t.Errorf("got %d after %d uploads\n%s\nwant %q", code, posts.Load(), out, tt.want)
+			}
+		})
+	}
+}
+
 // mounting meets requests to mount a blob with a fault.
 func mounting(fault registry.Fault) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {

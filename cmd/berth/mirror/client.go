@@ -6,6 +6,7 @@ package mirror
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -143,7 +144,10 @@ func (c *client) send(ctx context.Context, req *http.Request) (*http.Response, e
 		}
 		if resp.StatusCode != http.StatusUnauthorized || req.Body != nil && req.GetBody == nil {
 			resp.Request = attempt
-			stay(resp)
+			if err := stay(resp); err != nil {
+				drain(resp)
+				return nil, err
+			}
 			return resp, nil
 		}
 		refused = append(refused, resp)
@@ -157,13 +161,26 @@ func (c *client) send(ctx context.Context, req *http.Request) (*http.Response, e
 	}
 }
 
-// stay makes an address on the registry's own host a relative one: a registry that is spoken to in plain HTTP names it with
-// another scheme than was asked by, and one behind a proxy may as well.
-func stay(resp *http.Response) {
-	if location, err := resp.Location(); err == nil && location.Host == resp.Request.URL.Host {
+// errElsewhere is of a registry that has blobs sent to another host.
+var errElsewhere = errors.New("it has blobs sent there, and credentials for a registry go to it only; " +
+	"set the address that the registry, or a proxy before it, has for itself to the one that is configured here")
+
+// stay makes an address on the registry's own host a relative one. A registry that is spoken to in plain HTTP names it with
+// another scheme than was asked by, and one behind a proxy may give an upload any other host or port: its own if the path is that
+// of an upload.
+func stay(resp *http.Response) error {
+	own := resp.Request.URL
+	location, err := resp.Location()
+	switch upload := resp.StatusCode == http.StatusAccepted; {
+	case err != nil:
+		return nil //nolint:nilerr // there is none, or whom it is for says so
+	case location.Host == own.Host, upload && strings.HasPrefix(location.Path, own.Path):
 		location.Scheme, location.Host = "", ""
 		resp.Header.Set("Location", location.String())
+	case upload:
+		return fmt.Errorf("%s names %s: %w", own.Host, location.Host, errElsewhere)
 	}
+	return nil
 }
 
 // again returns req to be sent, for another time if it was sent before.

@@ -149,7 +149,12 @@ func mayPass(err error) bool {
 	case Missing, Unauthorized, WrongPlatform, Certificate, NoCredential:
 		return false
 	}
-	return !errors.Is(err, errChangesDigest) && !errors.Is(err, content.ErrMismatchedDigest)
+	for _, lasting := range []error{errChangesDigest, errElsewhere, content.ErrMismatchedDigest} {
+		if errors.Is(err, lasting) {
+			return false
+		}
+	}
+	return true
 }
 
 // transfer copies one image.
