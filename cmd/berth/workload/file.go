@@ -118,6 +118,8 @@ func checkText(text []byte) error {
 		return fmt.Errorf("is larger than %d bytes", maxFile)
 	case bytes.HasPrefix(text, []byte{0x1f, 0x8b}):
 		return errors.New("is compressed; if it is a chart, " + renderChart)
+	case bytes.HasPrefix(text, []byte{0xff, 0xfe}), bytes.HasPrefix(text, []byte{0xfe, 0xff}):
+		return errors.New("is UTF-16 text, as PowerShell writes it; want UTF-8")
 	case bytes.IndexByte(text, 0) >= 0:
 		return errors.New("is binary; want manifests or a list of images, as UTF-8 text")
 	case !utf8.Valid(text):

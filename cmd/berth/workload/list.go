@@ -6,6 +6,7 @@ package workload
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -18,7 +19,7 @@ func isList(text []byte) bool {
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		return !strings.HasPrefix(line, "---") && !strings.ContainsAny(line[:1], `%{["'-`) &&
+		return !strings.HasPrefix(line, "---") && !strings.ContainsAny(line[:1], `%{['-`) &&
 			!strings.HasSuffix(line, ":") && !strings.Contains(line, ": ")
 	}
 	return true
@@ -30,6 +31,9 @@ func (r *reader) list(name string, text []byte) (errs []error) {
 	for line := range bytes.Lines(text) {
 		n++
 		ref := withoutComment(string(line))
+		if text, err := strconv.Unquote(ref); err == nil { // as jq prints it without -r
+			ref = text
+		}
 		if ref == "" {
 			continue
 		}

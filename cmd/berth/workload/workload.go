@@ -6,7 +6,7 @@
 // A manifest is a mapping with a kind, as YAML or JSON, one of any number in a file. Its images are found by structure, so that
 // kinds nobody has heard of are understood too: wherever containers, initContainers or ephemeralContainers is a list, the image
 // of each element, and wherever volumes is, the image.reference of each. The output of `kubeadm config images list` in any of its
-// formats is understood, and plain lists: a reference on each line, with empty lines and comments after #.
+// formats is understood, and plain lists: a reference on each line, in quotes or not, with empty lines and comments after #.
 //
 // What is not found: images in fields of other names, and in text inside of text, such as a manifest in a ConfigMap.
 //
@@ -22,6 +22,7 @@ import (
 	"strings"
 
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-edge/berth/resolver"
 )
@@ -100,7 +101,7 @@ func (r *reader) add(ref string, place Place) error {
 	if len(ref) > maxRef {
 		return fmt.Errorf("%s: is longer than any reference", place)
 	}
-	if hint := template(ref); hint != "" {
+	if hint := noReference(ref); hint != "" {
 		return fmt.Errorf("%s: image %q %s", place, ref, hint)
 	}
 	named, err := resolver.ParseNamed(ref)
@@ -119,9 +120,13 @@ func (r *reader) add(ref string, place Place) error {
 	return nil
 }
 
-// template says what to do about a reference that is to be filled in; "" if it is not.
-func template(ref string) string {
+// noReference says what to do about a text that is not a reference yet, or more than one; "" if it may be one.
+func noReference(ref string) string {
 	switch {
+	case digest.Digest(ref).Validate() == nil:
+		return "is an id or a digest, which no registry can be asked for; name the image too"
+	case strings.Contains(ref, "://"):
+		return "has a scheme, which is no part of a reference; leave it out"
 	case strings.Contains(ref, "{{"):
 		return "is a template; " + renderChart
 	case strings.Contains(ref, "${"), strings.Contains(ref, "$("):

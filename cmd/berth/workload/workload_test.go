@@ -63,6 +63,8 @@ spec:
 		{"kubeadm, YAML", "apiVersion: output.kubeadm.k8s.io/v1alpha3\nimages:\n- a:1\n- b:1\nkind: Images\n", "a:1 3\nb:1 4\n"},
 		{"kubeadm, JSON", "{\n    \"kind\": \"Images\",\n    \"apiVersion\": \"output.kubeadm.k8s.io/v1alpha3\",\n    \"images\": [\n        \"a:1\",\n        \"b:1\"\n    ]\n}\n", "a:1 5\nb:1 6\n"},
 
+		{"list in quotes", "\"nginx:1\"\n\"quay.io/a/b:2\" # jq\nc:3\n", "nginx:1 1\nquay.io/a/b:2 2\nc:3 3\n"},
+		{"keys in quotes", "\"kind\": Pod\n\"spec\":\n  \"containers\":\n  - image: a:1\n", "a:1 4\n"},
 		{"list with comments", "\xef\xbb\xbf# images\r\n\r\n  a:1 # the first\r\nb:1\t# the second\r\n#c:1\r\nlocalhost:5000/d", "a:1 3\nb:1 4\nlocalhost:5000/d 6\n"},
 		{"a container that adds to another", "kind: Alertmanager\nspec:\n  containers:\n  - name: a\n    resources: {}\n  - image: b:1\n", "b:1 6\n"},
 		{"a schema", "kind: CustomResourceDefinition\nspec:\n  containers: {type: array, items: {image: {type: string}}}\n---\nkind: Pod\nspec: {containers: [{image: a:1}]}\n", "a:1 6\n"},
@@ -117,6 +119,9 @@ func TestReadMistakes(t *testing.T) {
 		{"no image", "kind: Service\n", "find images in standard input: there are none"},
 		{"binary", "\x7fELF\x02\x01\x01\x00", ": is binary; want manifests or a list of images"},
 		{"archive", "\x1f\x8b\x08\x00", ": is compressed; if it is a chart, " + chart},
+		{"UTF-16", "\xff\xfea\x00:\x001\x00\n\x00", ": is UTF-16 text, as PowerShell writes it; want UTF-8"},
+		{"id", "a:1\nsha256:" + strings.Repeat("a", 64) + "\n", ":2: image \"sha256:" + strings.Repeat("a", 64) + "\" is an id or a digest, "},
+		{"scheme", pod + "docker://a:1\n", ":4: image \"docker://a:1\" has a scheme, "},
 		{"not UTF-8", "caf\xe9", ": is not UTF-8 text"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
