@@ -125,6 +125,8 @@ func noReference(ref string) string {
 	switch {
 	case digest.Digest(ref).Validate() == nil:
 		return "is an id or a digest, which no registry can be asked for; name the image too"
+	case strings.ContainsAny(ref, "*?!|"):
+		return "is a pattern, as policies have them; leave that manifest out"
 	case strings.Contains(ref, "://"):
 		return "has a scheme, which is no part of a reference; leave it out"
 	case strings.Contains(ref, "{{"):

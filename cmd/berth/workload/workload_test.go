@@ -121,6 +121,7 @@ func TestReadMistakes(t *testing.T) {
 		{"archive", "\x1f\x8b\x08\x00", ": is compressed; if it is a chart, " + chart},
 		{"UTF-16", "\xff\xfea\x00:\x001\x00\n\x00", ": is UTF-16 text, as PowerShell writes it; want UTF-8"},
 		{"id", "a:1\nsha256:" + strings.Repeat("a", 64) + "\n", ":2: image \"sha256:" + strings.Repeat("a", 64) + "\" is an id or a digest, "},
+		{"policy", pod + "\"!*:latest\"\n", ":4: image \"!*:latest\" is a pattern, as policies have them; leave that manifest out"},
 		{"scheme", pod + "docker://a:1\n", ":4: image \"docker://a:1\" has a scheme, "},
 		{"not UTF-8", "caf\xe9", ": is not UTF-8 text"},
 	} {
