@@ -185,3 +185,25 @@ func (p profile) runsAll(t testing.TB) {
 		}
 	}
 }
+
+// TestCopyClash copies two images that the rules send to one place: the second is refused, and does not take the place of the first.
+// One image with two names is no fault.
+func TestCopyClash(t *testing.T) {
+	p := newProfile(t, 0, registry.Options{})
+	p.add(t, "team/app:1", image.Small("linux/amd64", 3))
+	p.add(t, "other/app:1", image.Small("linux/amd64", 4))
+	p.add(t, "third/app:1", image.Small("linux/amd64", 3))
+	write(t, p.config, entry(t, p.own, "cluster", login("ann", "s3cret"))+entry(t, p.public, "")+
+		rule(p.public.Host(), p.own.Host()+"/cluster")+"path = \"base\"\n")
+	for range 2 {
+		out, code := p.copied(t)
+		want := fmt.Sprintf("copy %s: %s/cluster/app:1 is where %s is pulled from too, and is another image; ", p.refs[1], p.own.Host(), p.refs[0])
+		if code != 1 || strings.Count(out, want) != 1 || !strings.Contains(out, " 1 failed; ") {
+			t.Errorf("got %d\n%s\nwant %q", code, out, want)
+		}
+		got, err := repository(t, p.own, "cluster/app").Resolve(t.Context(), "1")
+		if err != nil || got.Digest != p.images[p.refs[0]].Digest {
+			t.Errorf("got %s %v, want the first image, %s", got.Digest, err, p.images[p.refs[0]].Digest)
+		}
+	}
+}

@@ -73,6 +73,9 @@ func (m *Mirror) Copy(ctx context.Context, refs []string, opts CopyOptions, done
 	copied := make([]Copied, len(refs))
 	transfers := make([]*transfer, len(refs))
 	each(refs, func(i int, ref string) { copied[i], transfers[i] = m.begin(ctx, ref, opts) })
+	for i, err := range clashes(ctx, transfers) {
+		copied[i].Err, transfers[i] = err, nil
+	}
 	look(ctx, transfers)
 	each(refs, func(i int, _ string) {
 		if t := transfers[i]; t != nil {
@@ -83,6 +86,37 @@ func (m *Mirror) Copy(ctx context.Context, refs []string, opts CopyOptions, done
 		}
 	})
 	return copied
+}
+
+// clashes finds the transfers that would put another image into the place of one before, by index, and says so. One image that has
+// two names at its sources may well have one at the destination.
+func clashes(ctx context.Context, transfers []*transfer) map[int]error {
+	found := map[int]error{}
+	first := map[string]*transfer{} // by target
+	for i, t := range transfers {
+		if t == nil {
+			continue
+		}
+		before, ok := first[t.target.String()]
+		if !ok {
+			first[t.target.String()] = t
+			continue
+		}
+		this, err := t.root(ctx)
+		if err != nil {
+			continue // which the copy says
+		}
+		if that, err := before.root(ctx); err == nil && this.Digest != that.Digest {
+			found[i] = fmt.Errorf("copy %s: %s is where %s is pulled from too, and is another image; change the rules, such as to path = \"full\"",
+				t.named, t.target, before.named)
+		}
+	}
+	return found
+}
+
+// root is what the reference leads to at the source.
+func (t *transfer) root(ctx context.Context) (ocispec.Descriptor, error) {
+	return t.src.Resolve(ctx, t.nameAt(tagOrDigest(t.target)))
 }
 
 // begin returns what copies an image, nil if nothing is to be copied or it cannot be.

@@ -113,7 +113,7 @@ func (t *transfer) lookThere(ctx context.Context, root ocispec.Descriptor) {
 
 // lookFor asks for each blob of an image that is not there, and plans to send those that are missing.
 func (t *transfer) lookFor(ctx context.Context) {
-	root, err := t.src.Resolve(ctx, t.nameAt(tagOrDigest(t.target)))
+	root, err := t.root(ctx)
 	if err != nil {
 		return
 	}
