@@ -207,3 +207,26 @@ func TestCopyClash(t *testing.T) {
 		}
 	}
 }
+
+// TestCopyWholeBundle copies from bundles without a word of what: every image that has a name is meant.
+func TestCopyWholeBundle(t *testing.T) {
+	p := newProfile(t, 2, registry.Options{})
+	var images []image.Named
+	for _, ref := range p.refs {
+		images = append(images, p.images[ref].Name(ref))
+	}
+	dir := t.TempDir()
+	whole := image.WriteFile(t, dir+"/whole.tar", image.Tar(image.OCI(images)))
+	nameless := image.WriteFile(t, dir+"/nameless.tar", image.Tar(image.OCI([]image.Named{image.Small("linux/amd64", 3).Name("")})))
+	out, problems, code := berth(t, "copy", "--config", p.config, "--from", whole)
+	if code != 0 || !strings.Contains(out, "2 images: 2 copied, ") {
+		t.Errorf("got %d\n%s%s", code, out, problems)
+	}
+	if present, out := p.checked(t); present != 2 {
+		t.Errorf("got %d images, want 2:\n%s", present, out)
+	}
+	out, problems, code = berth(t, "copy", "--config", p.config, "--from", nameless)
+	if want := "error: copy from " + nameless + ": none of its images has a name; "; code != 1 || !strings.Contains(problems, want) {
+		t.Errorf("got %d\n%s%s\nwant %q", code, out, problems, want)
+	}
+}

@@ -20,9 +20,10 @@ func copyCommand() *cli.Command {
 		Usage:     "put images that are missing into the registry that they will be pulled from; exit status 1 if any could not be",
 		ArgsUsage: "[REF…]",
 		Description: "Each image is copied from the registry that its reference names, or from a bundle, to the first registry of its route, under the name\n" +
-			"that the rules give it. What is there is not sent again, so that a copy that was ended can be begun again." + wantedHelp + examples(
+			"that the rules give it. What is there is not sent again, so that a copy that was ended can be begun again." + wantedHelp +
+			"\nWith --from and neither, it is every image of the bundle." + examples(
 			"berth copy --config /etc/berth/registry.toml --referrers -f manifests/",
-			"berth copy --from cluster.tar.zst -f manifests/",
+			"berth copy --from cluster.tar.zst",
 		),
 		Flags: append(imageFlags("the one platform to copy, such as linux/arm64; all by default"), outputFlag(),
 			&cli.StringFlag{Name: "from", Usage: "bundle to copy from, in the place of the registries that references name"},
@@ -47,6 +48,12 @@ func copyImages(ctx context.Context, cmd *cli.Command) error {
 		}
 		defer from.Close()
 		opts.From = from
+		if len(refs) == 0 {
+			refs = onceEach(from.Names())
+		}
+		if len(refs) == 0 {
+			return fmt.Errorf("copy from %s: none of its images has a name; save it again with one", path)
+		}
 		if opts.Referrers && !from.HasReferrers() && !isQuiet(cmd) {
 			fmt.Fprintf(cmd.Root().ErrWriter, "warning: %s holds images only; write it with berth bundle --referrers\n", path)
 		}

@@ -27,7 +27,7 @@ const wantedHelp = "\nReferences are arguments, or are found in what -f names: K
 	"or JSON, the output of helm template and of kubeadm config images list, and plain lists with comments after #.\nThe argument - is -f -."
 
 // wantedImages returns the references that a command is about: its arguments as they are, then what is found in files, each image
-// once, by the first reference to it.
+// once, by the first reference to it. None are all that are in what --from names.
 func wantedImages(cmd *cli.Command) ([]string, error) {
 	refs, files := slices.Clone(cmd.Args().Slice()), slices.Clone(cmd.StringSlice("file"))
 	if slices.Contains(refs, workload.Stdin) {
@@ -37,6 +37,9 @@ func wantedImages(cmd *cli.Command) ([]string, error) {
 		}
 	}
 	if len(refs) == 0 && len(files) == 0 {
+		if cmd.String("from") != "" {
+			return nil, nil
+		}
 		return nil, usageError{errors.New(cmd.Name + " wants one or more references, or -f with a file that names some")}
 	}
 	if len(files) == 0 {

@@ -114,5 +114,15 @@ func (s *BundleSource) Predecessors(_ context.Context, desc ocispec.Descriptor) 
 	return found, nil
 }
 
+// Names returns the names of the bundle's images. One that has none is left out.
+func (s *BundleSource) Names() (names []string) {
+	for _, image := range s.bundle.Images() {
+		if image.Name != "" {
+			names = append(names, image.Name)
+		}
+	}
+	return names
+}
+
 // HasReferrers reports whether the bundle holds anything that refers to an image.
 func (s *BundleSource) HasReferrers() bool { return len(s.bundle.Referrers()) > 0 }
