@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v3"
@@ -43,6 +45,8 @@ func writeBundle(ctx context.Context, cmd *cli.Command) error {
 		return checkBundle(ctx, cmd, check)
 	case out == "":
 		return usageError{errors.New("bundle wants --out FILE")}
+	case packedOtherwise(out):
+		return usageError{fmt.Errorf("--out %s: a bundle is plain, or compressed with zstd; let its name end in .tar or .tar.zst", out)}
 	}
 	output, refs, m, err := imageCommand(ctx, cmd)
 	if err != nil {
@@ -84,6 +88,11 @@ func writeBundle(ctx context.Context, cmd *cli.Command) error {
 		err = errFault
 	}
 	return err
+}
+
+// packedOtherwise reports whether a name is that of a file which is compressed as bundles are not.
+func packedOtherwise(name string) bool {
+	return slices.Contains([]string{".gz", ".tgz", ".zstd", ".xz", ".bz2", ".lz4", ".zip"}, strings.ToLower(filepath.Ext(name)))
 }
 
 // bundledImage is one element of what `berth bundle --output json` prints.

@@ -6,6 +6,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/urfave/cli/v3"
@@ -34,6 +35,11 @@ func wantedImages(cmd *cli.Command) ([]string, error) {
 		refs = slices.DeleteFunc(refs, func(ref string) bool { return ref == workload.Stdin })
 		if !slices.Contains(files, workload.Stdin) {
 			files = append(files, workload.Stdin)
+		}
+	}
+	for _, ref := range refs {
+		if info, err := os.Stat(ref); err == nil && info.Mode().IsRegular() && workload.IsFileName(ref) {
+			return nil, usageError{fmt.Errorf("%s is a file, not a reference; to find images in it, give it with -f", ref)}
 		}
 	}
 	if len(refs) == 0 && len(files) == 0 {

@@ -24,6 +24,11 @@ const maxMistakes = 10
 // extensions are of the files of a directory that are read.
 var extensions = []string{".yaml", ".yml", ".json", ".txt"}
 
+// IsFileName reports whether a file of that name is read if it is found in a directory.
+func IsFileName(name string) bool {
+	return slices.Contains(extensions, strings.ToLower(filepath.Ext(name)))
+}
+
 func (r *reader) path(path string) {
 	if path == Stdin {
 		if r.stdin == nil {
@@ -60,7 +65,7 @@ func (r *reader) directory(dir string) {
 		case strings.HasPrefix(entry.Name(), "."):
 		case entry.IsDir():
 			r.directory(path)
-		case !slices.Contains(extensions, strings.ToLower(filepath.Ext(path))):
+		case !IsFileName(path):
 			r.found.LeftAlone = append(r.found.LeftAlone, path)
 		default:
 			if info, err := os.Stat(path); err != nil {
