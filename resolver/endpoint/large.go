@@ -6,11 +6,11 @@ package endpoint
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"io"
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 const (
@@ -19,6 +19,8 @@ const (
 	// maxLarge is how many large blobs have connections of their own at once, so that a registry need not fear a node that
 	// pulls many images.
 	maxLarge = 4
+	// sharedFor is how long large blobs come over the shared connection after a server did not take to another one.
+	sharedFor = 5 * time.Minute
 )
 
 type sizeKey struct{}
@@ -28,9 +30,12 @@ func WithSize(ctx context.Context, bytes int64) context.Context {
 	return context.WithValue(ctx, sizeKey{}, bytes)
 }
 
+// isLarge reports whether a request is for the whole of a large blob. Parts that are fetched at once are each asked for with
+// what comes behind them, and left before its end, which ends a connection of HTTP/1.1. The rest of a blob that was cut short
+// is better asked for in the other way.
 func isLarge(req *http.Request) bool {
 	size, _ := req.Context().Value(sizeKey{}).(int64)
-	return size >= largeBlob && req.Method == http.MethodGet && req.URL.Scheme == "https"
+	return size >= largeBlob && req.Method == http.MethodGet && req.URL.Scheme == "https" && req.Header.Get("Range") == ""
 }
 
 // way is one way out. Its requests share a connection where the server speaks HTTP/2, but for a few large blobs: whatever
@@ -38,8 +43,8 @@ func isLarge(req *http.Request) bool {
 type way struct {
 	shared, alone *http.Transport
 
-	large  atomic.Int64 // blobs that come alone now
-	refuse atomic.Bool  // the server speaks HTTP/2 only
+	large   atomic.Int64              // blobs that come alone now
+	refused atomic.Pointer[time.Time] // when a blob could not come alone, and came over the shared connection; nil for never
 }
 
 func newWay(config *tls.Config, proxy proxyFunc, opts Options) *way {
@@ -50,9 +55,10 @@ func newWay(config *tls.Config, proxy proxyFunc, opts Options) *way {
 	return w
 }
 
-// RoundTrip implements [http.RoundTripper].
+// RoundTrip implements [http.RoundTripper]. A connection of its own is never what a large blob fails for: a server may speak
+// HTTP/2 only, and it or what is before it may allow one client no more than one connection.
 func (w *way) RoundTrip(req *http.Request) (*http.Response, error) {
-	if !isLarge(req) || w.refuse.Load() {
+	if at := w.refused.Load(); !isLarge(req) || at != nil && time.Since(*at) < sharedFor {
 		return w.shared.RoundTrip(req)
 	}
 	if w.large.Add(1) > maxLarge {
@@ -61,23 +67,19 @@ func (w *way) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	end := sync.OnceFunc(func() { w.large.Add(-1) })
 	resp, err := w.alone.RoundTrip(req)
-	if err != nil {
-		end()
-		if isNoProtocol(err) {
-			w.refuse.Store(true)
-			return w.shared.RoundTrip(req)
-		}
+	if err == nil {
+		resp.Body = &aloneBody{resp.Body, end}
+		return resp, nil
+	}
+	end()
+	if req.Context().Err() != nil {
 		return nil, err
 	}
-	resp.Body = &aloneBody{resp.Body, end}
-	return resp, nil
-}
-
-// isNoProtocol reports that a server does not speak what was offered to it (RFC 7301, 3.2).
-func isNoProtocol(err error) bool {
-	const noApplicationProtocol = tls.AlertError(120)
-	var alert tls.AlertError
-	return errors.As(err, &alert) && alert == noApplicationProtocol
+	if resp, err = w.shared.RoundTrip(req); err == nil {
+		now := time.Now()
+		w.refused.Store(&now)
+	}
+	return resp, err
 }
 
 func (w *way) closeIdle() {
