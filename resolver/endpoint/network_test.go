@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"crypto/tls"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-edge/berth/resolver/registrytest"
 )
@@ -39,6 +42,30 @@ func (g *gate) freeze() {
 	defer g.mu.Unlock()
 	for _, conn := range g.open {
 		conn.frozen.Store(true)
+	}
+}
+
+// lose has the kernel drop whatever else comes in over the connections that are open, as if a firewall had forgotten them.
+func (g *gate) lose(t testing.TB) {
+	t.Helper()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, conn := range g.open {
+		raw, err := conn.Conn.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		err = raw.Control(func(fd uintptr) {
+			nothing := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
+			err := unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &nothing})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		if err != nil && !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
 	}
 }
 

@@ -443,3 +443,48 @@ func TestDeadConnection(t *testing.T) {
 		t.Errorf("got %v, want a new connection", err)
 	}
 }
+
+// A connection of HTTP/1.1 that the network lost is found out too, and the pull goes on over another.
+func TestLostConnection(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("lost", 1<<20)
+	authority := registrytest.NewAuthority(t)
+	through := func(t *testing.T, server *registrytest.Server) (*gate, *endpoint.Endpoint) {
+		g := forward(t, server.Host)
+		opts := trusting(authority)
+		opts.StallTimeout, opts.DialTimeout = 8*time.Second, time.Second
+		return g, newEndpoint(t, g.host, login(), opts)
+	}
+	t.Run("in the middle of a blob", func(t *testing.T) {
+		t.Parallel()
+		half, lost := make(chan struct{}), make(chan struct{})
+		server := overHTTP1(t, authority, first(1, image.LayerPath(), func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", strconv.Itoa(len(image.Layer)))
+			_, _ = w.Write(image.Layer[:1<<19])
+			w.(http.Flusher).Flush()
+			close(half)
+			<-lost
+			<-r.Context().Done()
+		}, registrytest.Registry{Image: image}))
+		g, e := through(t, server)
+		go func() {
+			<-half
+			g.lose(t)
+			close(lost)
+		}()
+		if err := pull(t.Context(), e, "app", image); err != nil {
+			t.Errorf("got %v, want the rest over another connection", err)
+		}
+	})
+	t.Run("before a request", func(t *testing.T) {
+		t.Parallel()
+		g, e := through(t, overHTTP1(t, authority, registrytest.Registry{Image: image}))
+		if err := pull(t.Context(), e, "app", image); err != nil {
+			t.Fatal(err)
+		}
+		g.lose(t)
+		if err := pull(t.Context(), e, "app", image); err != nil {
+			t.Errorf("got %v, want a new connection", err)
+		}
+	})
+}

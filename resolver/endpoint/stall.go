@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"syscall"
 	"time"
@@ -76,10 +77,17 @@ func cutShort(err error) error {
 
 func isCutShort(err error) bool {
 	var stream http2.StreamError
-	return errors.As(err, &stream) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+	return errors.As(err, &stream) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || isLost(err) ||
 		// net/http does not export these: pings were not answered, or the server closed a new connection at once
 		strings.Contains(err.Error(), "http2: client connection lost") ||
 		strings.Contains(err.Error(), "http2: client conn could not be established")
+}
+
+// isLost reports whether the kernel gave up a connection that there was: nothing is said on it any more, see newDialer.
+func isLost(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && (op.Op == "read" || op.Op == "write") &&
+		(errors.Is(op, syscall.ETIMEDOUT) || errors.Is(op, syscall.EHOSTUNREACH) || errors.Is(op, syscall.ENETUNREACH))
 }
 
 func (b *guardedBody) Close() error {

@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -91,7 +93,7 @@ func newTransport(config *tls.Config, proxy proxyFunc, opts Options) *http.Trans
 	return &http.Transport{
 		Proxy:               proxy,
 		TLSClientConfig:     config,
-		DialContext:         (&net.Dialer{Timeout: opts.DialTimeout}).DialContext,
+		DialContext:         newDialer(opts.DialTimeout, ping).DialContext,
 		TLSHandshakeTimeout: handshakeTimeout,
 		ForceAttemptHTTP2:   true,
 		DisableCompression:  true, // containerd asks for what it wants itself
@@ -100,6 +102,21 @@ func newTransport(config *tls.Config, proxy proxyFunc, opts Options) *http.Trans
 		// A connection that the network lost is found out before a pull stalls on it, and given up: under HTTP/2 it would
 		// be used again and again.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: ping, PingTimeout: ping},
+	}
+}
+
+// newDialer returns what opens connections that the kernel asks whether they are still there, when nothing came for the time of
+// ping, and that it gives up when nothing is said to that, or to what was sent, for as long again: HTTP/1.1 has no ping.
+func newDialer(timeout, ping time.Duration) *net.Dialer {
+	return &net.Dialer{
+		Timeout:         timeout,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: ping, Interval: ping},
+		Control: func(_, _ string, conn syscall.RawConn) error {
+			// It counts for a connection that is being made too. An error is not one of the pull.
+			return conn.Control(func(fd uintptr) {
+				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(max(2*ping, timeout).Milliseconds()))
+			})
+		},
 	}
 }
 
