@@ -5,6 +5,7 @@ package plugin
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -52,13 +53,13 @@ func init() {
 var StanzaKeys = []string{"registries", "rules"}
 
 // WarnNotImported warns of drop-ins beside containerd's main file that name our plugins and are not read, and of keys that
-// were likely meant for our stanza and have no effect.
+// were likely meant for our stanza and have no effect, or are of our stanza and have none, since a later file has them too.
 func WarnNotImported(ctx context.Context, mainConfig string) {
 	for _, file := range dropin.NotImported(mainConfig, ResolverURI, LoaderURI) {
 		log.G(ctx).Warnf("%s is not read: %s does not import it; add imports = [%q]", file, mainConfig, dropin.Pattern(mainConfig))
 	}
-	for _, u := range append(dropin.Misplaced(mainConfig, ResolverURI, StanzaKeys...), dropin.Misplaced(mainConfig, LoaderURI)...) {
-		log.G(ctx).Warnf("%s:%d: %s %s", u.File, u.Line, u.Key, u.Text)
+	for _, u := range slices.Concat(dropin.Misplaced(mainConfig, ResolverURI, StanzaKeys...), dropin.Misplaced(mainConfig, LoaderURI), dropin.Replaced(mainConfig, ResolverURI, StanzaKeys...)) {
+		log.G(ctx).Warn(u)
 	}
 }
 

@@ -243,19 +243,21 @@ func TestRoutesConcurrently(t *testing.T) {
 	}
 }
 
-// A drop-in that is not read, and a section with a misspelt name, are said at start.
+// A drop-in that is not read, a section with a misspelt name, and rules that those of a later file replace, are said at start.
 func TestWarnNotImported(t *testing.T) {
 	dir := t.TempDir()
 	main := filepath.Join(dir, "config.toml")
 	if err := os.Mkdir(filepath.Join(dir, "conf.d"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, main, "version = 3\n[plugins.\"io.containerd.resolver.v1.external_registry\"]\n")
+	rules := "[[plugins.\"" + ResolverURI + "\".rules]]\n"
+	writeFile(t, main, "version = 3\nimports = [\"late.toml\"]\n[plugins.\"io.containerd.resolver.v1.external_registry\"]\n"+rules)
+	writeFile(t, filepath.Join(dir, "late.toml"), rules)
 	writeFile(t, filepath.Join(dir, "conf.d", "berth.toml"), "required_plugins = [\""+ResolverURI+"\"]\n")
 	_, ctx, logged := newResolver(t, filepath.Join(dir, "*.none"))
 	logged.Reset()
 	WarnNotImported(ctx, main)
-	for _, want := range []string{"conf.d/berth.toml is not read", "add imports = [", "config.toml:2: plugins.", "is not a plugin; did you mean"} {
+	for _, want := range []string{"conf.d/berth.toml is not read", "add imports = [", "config.toml:3: plugins.", "is not a plugin; did you mean", "config.toml:4: plugins.", "late.toml has rules too"} {
 		if !strings.Contains(logged.String(), want) {
 			t.Errorf("got log %q, want %q", logged, want)
 		}

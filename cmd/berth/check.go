@@ -123,6 +123,9 @@ func (c *mainConfig) check(path string, configured bool) (problems strict.Proble
 	for _, u := range append(dropin.Misplaced(path, plugin.ResolverURI, plugin.StanzaKeys...), dropin.Misplaced(path, plugin.LoaderURI)...) {
 		problems = append(problems, strict.Problem{File: u.File, Line: u.Line, Key: u.Key, Text: u.Text})
 	}
+	for _, u := range dropin.Replaced(path, plugin.ResolverURI, plugin.StanzaKeys...) {
+		warnings = append(warnings, u.String())
+	}
 	for _, file := range dropin.NotImported(path, plugin.ResolverURI, plugin.LoaderURI) {
 		warnings = append(warnings, fmt.Sprintf("%s names Berth and is not imported by %s; add imports = [%q]", file, path, dropin.Pattern(path)))
 	}

@@ -135,3 +135,26 @@ func TestMisplaced(t *testing.T) {
 		})
 	}
 }
+
+// Containerd takes arrays of tables of the last file that has them. Those of the others have no effect, which may be a denial's.
+func TestReplaced(t *testing.T) {
+	rules := "\n[[plugins.\"" + ours + "\".rules]]\nfrom = \"quay.io\"\ndeny = true\n"
+	dir := tree(t, map[string]string{
+		"config.toml": "imports = [\"d/*.toml\"]\n" + rules,
+		"d/1.toml":    "[[plugins.\"" + ours + "\".registries]]\n",
+		"d/2.toml":    "version = 2\n" + rules,
+		"d/3.toml":    rules,
+	})
+	var got []string
+	for _, u := range dropin.Replaced(filepath.Join(dir, "config.toml"), ours, "registries", "rules") {
+		text, _, _ := strings.Cut(strings.ReplaceAll(u.String(), dir+"/", ""), ", and")
+		got = append(got, text)
+	}
+	want := []string{
+		"config.toml:3: plugins.\"" + ours + "\".rules has no effect: d/2.toml has rules too",
+		"d/2.toml:3: plugins.\"" + ours + "\".rules has no effect: d/3.toml has rules too",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
