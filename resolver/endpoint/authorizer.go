@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -64,7 +65,8 @@ func (e *Endpoint) Authorizer(keychain credential.Keychain) *Authorizer {
 type pullAuthorizer struct {
 	*Authorizer
 	begin sync.Once
-	since int // the version of the keychain
+	since int         // the version of the keychain
+	asked atomic.Bool // the registry said to this pull what it wants
 }
 
 var _ docker.Authorizer = (*pullAuthorizer)(nil)
@@ -72,7 +74,13 @@ var _ docker.Authorizer = (*pullAuthorizer)(nil)
 // Authorize implements [docker.Authorizer].
 func (p *pullAuthorizer) Authorize(ctx context.Context, req *http.Request) error {
 	p.begin.Do(func() { p.since = p.version(ctx) })
-	return p.authorize(ctx, req, p.since)
+	return p.authorize(ctx, req, p.since, p.asked.Load())
+}
+
+// AddResponses implements [docker.Authorizer].
+func (p *pullAuthorizer) AddResponses(ctx context.Context, responses []*http.Response) error {
+	p.asked.Store(true)
+	return p.Authorizer.AddResponses(ctx, responses)
 }
 
 // version is that of the keychain, 0 if it has none.
@@ -85,11 +93,12 @@ func (a *Authorizer) version(ctx context.Context) int {
 
 // Authorize implements [docker.Authorizer].
 func (a *Authorizer) Authorize(ctx context.Context, req *http.Request) error {
-	return a.authorize(ctx, req, a.version(ctx))
+	return a.authorize(ctx, req, a.version(ctx), false)
 }
 
-// authorize uses nothing that is of a version of the keychain before since.
-func (a *Authorizer) authorize(ctx context.Context, req *http.Request, since int) error {
+// authorize uses nothing that is of a version of the keychain before since. Fresh says that the registry was asked a moment ago
+// what it wants; else that may have changed.
+func (a *Authorizer) authorize(ctx context.Context, req *http.Request, since int, fresh bool) error {
 	challenge, guessed, ok := a.challenge(ctx)
 	switch {
 	case !ok || !a.endpoint.isOwn(req.URL):
@@ -103,10 +112,30 @@ func (a *Authorizer) authorize(ctx context.Context, req *http.Request, since int
 	} else {
 		err = a.authorizeBearer(ctx, req, challenge.Challenge, since)
 	}
-	if guessed && err != nil && ctx.Err() == nil && !errors.Is(err, credential.ErrUnavailable) {
+	if err == nil || ctx.Err() != nil || errors.Is(err, credential.ErrUnavailable) {
+		return err
+	}
+	if guessed {
 		return nil // this repository may be open to all; if it is not, the registry says so
 	}
-	return err
+	if fresh {
+		return err
+	}
+	a.forget(ctx, challenge.Challenge)
+	if errors.Is(err, docker.ErrInvalidAuthorization) {
+		return err
+	}
+	return nil // the token server may have moved, or be gone; if not, the registry says so
+}
+
+// forget has the registry asked again what it wants for the repository of ctx: c is of no use.
+func (a *Authorizer) forget(ctx context.Context, c auth.Challenge) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.challenges, scopes(ctx))
+	if a.latest != nil && a.latest.Parameters["realm"] == c.Parameters["realm"] {
+		a.latest = nil
+	}
 }
 
 // challenge returns what the registry asks for the repository of ctx: what it said of that, or else of another, since

@@ -196,6 +196,54 @@ func TestTokenFailureIsNotRemembered(t *testing.T) {
 	g.pull(t, "app")
 }
 
+// A registry may get another token server, or none: what it wanted a while ago is not held on to.
+func TestTokenServerMoves(t *testing.T) {
+	t.Parallel()
+	const first, second, none = 0, 1, 2 // the token server that there is
+	for name, gone := range map[string]http.HandlerFunc{
+		"not found":    status(http.StatusNotFound),
+		"another page": func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") },
+		"cut off":      reset,
+		"forbidden":    status(http.StatusForbidden),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			image := registrytest.NewImage("moves", 1<<10)
+			authority := registrytest.NewAuthority(t)
+			var now atomic.Int32
+			var handlers [3]http.Handler
+			for i := range int32(none) {
+				tokens := registrytest.NewTokens(user, password)
+				tokens.Life = 1
+				tokens.Realm = overHTTP1(t, authority, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if now.Load() != i {
+						gone(w, r)
+						return
+					}
+					tokens.ServeHTTP(w, r)
+				})).URL + "/token"
+				handlers[i] = tokens.Protect(registrytest.Registry{Image: image})
+			}
+			handlers[none] = registrytest.Registry{Image: image}
+			server := registrytest.Serve(t, authority.Server(t), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				handlers[now.Load()].ServeHTTP(w, r)
+			}))
+			e := newEndpoint(t, server.Host, login(), trusting(authority))
+			for _, i := range []int32{first, second, none} {
+				now.Store(i)
+				err := pull(t.Context(), e, "app", image)
+				if errors.Is(err, docker.ErrInvalidAuthorization) {
+					err = pull(t.Context(), e, "app", image) // that the server refuses the password is told, once
+				}
+				if err != nil {
+					t.Errorf("token server %d: got %v", i, err)
+				}
+				time.Sleep(time.Second) // the life of a token
+			}
+		})
+	}
+}
+
 // A wrong password is said to be one, with few requests, and a right one is used as soon as there is one.
 func TestWrongPassword(t *testing.T) {
 	t.Parallel()
