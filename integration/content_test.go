@@ -32,14 +32,19 @@ func TestWrongContent(t *testing.T) {
 		{"another manifest for a digest", byDigest, answer(evil.Content, evil.MediaType, good.Digest), "unexpected commit"},
 		{"a manifest that is cut", byDigest, answer(good.Content[:100], good.MediaType, good.Digest), "unexpected commit"},
 		{"a digest header that lies", "quay.io/a:1", answer(evil.Content, evil.MediaType, good.Digest), "unexpected commit"},
-		{"a web page", "quay.io/a:1", answer([]byte("<html>Log in</html>"), "text/html; charset=utf-8", ""), "not found"},
+		{"a web page", "quay.io/a:1", answer([]byte("<html>Log in</html>"), "text/html; charset=utf-8", ""), "got text/html and not a manifest"},
+		{"nothing", "quay.io/a:1", answer(nil, good.MediaType, ""), "got nothing and not a manifest"},
 		{"no JSON", "quay.io/a:1", answer([]byte("<html>Log in</html>"), good.MediaType, ""), "invalid character '<'"},
 		{"a digest header of another algorithm", "quay.io/a:1", answer(good.Content, good.MediaType, "md5:d41d8cd98f00b204e9800998ecf8427e"), ""},
 		{"an index called a manifest", "quay.io/a:1", answer(index.Content, good.MediaType, index.Digest), "expected manifest but found index"},
 		{"a manifest called an index", "quay.io/a:1", answer(good.Content, index.MediaType, good.Digest), "expected index but found manifest"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			bad := registry.Start(t, faulty("*/manifests/*", tc.serve))
+			pattern := "*/manifests/*"
+			if tc.name == "a web page" {
+				pattern = "*" // of the blobs too, as one that wants people to log in answers everything
+			}
+			bad := registry.Start(t, faulty(pattern, tc.serve))
 			for _, img := range []*image.Image{good, evil, index} {
 				img.Push(t, bad, "bad/a:1")
 			}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -37,7 +38,7 @@ type source struct {
 	ref    string // what the origin is asked for
 	limit  *Downloads
 
-	keepURLs bool // use the addresses that descriptors bring along, as stock does
+	asStock bool // use the addresses that descriptors bring along, and take any answer for a manifest
 
 	resolved digest.Digest // set when Resolve succeeded
 	chosen   atomic.Bool   // containerd asked for the content: no verifier refused the image
@@ -59,11 +60,26 @@ func (s *source) String() string { return s.origin.String() }
 // Resolve implements [transfer.ImageResolver].
 func (s *source) Resolve(ctx context.Context) (string, ocispec.Descriptor, error) {
 	_, desc, err := s.origin.Resolve(ctx)
+	if err == nil && !s.asStock {
+		err = checkAnswer(desc)
+	}
 	if err != nil {
 		return "", ocispec.Descriptor{}, err
 	}
 	s.resolved = desc.Digest
 	return s.name, desc, nil
+}
+
+// checkAnswer returns an error for what a web server answers that is no registry, or stands before one: containerd would store
+// the page as the image.
+func checkAnswer(desc ocispec.Descriptor) error {
+	switch {
+	case strings.HasPrefix(desc.MediaType, "text/"):
+		return fmt.Errorf("got %s and not a manifest; is this the address of a registry, and is nobody asked to log in first?: %w", desc.MediaType, errdefs.ErrFailedPrecondition)
+	case desc.Size == 0:
+		return fmt.Errorf("got nothing and not a manifest; is this the address of a registry?: %w", errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 // SetResolverOptions implements [transfer.ImageResolverOptionSetter].
@@ -95,7 +111,7 @@ func (f *fetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCl
 		f.source.fail(ctx)
 		return nil, fmt.Errorf("manifest %s is %d bytes, limit %d: %w", desc.Digest, desc.Size, max, errdefs.ErrInvalidArgument)
 	}
-	if !f.source.keepURLs {
+	if !f.source.asStock {
 		desc.URLs = nil
 	}
 	rc, err := f.Fetcher.Fetch(endpoint.WithSize(ctx, desc.Size), desc)

@@ -226,7 +226,7 @@ func (p *pull) checkSnapshotters() error {
 // untouched pulls as stock containerd does, with stock's errors: nothing is configured.
 func (p *pull) untouched(ctx context.Context, ref string) error {
 	src := p.newSource(p.client, ref, ref)
-	src.keepURLs = true
+	src.asStock = true
 	start := time.Now()
 	err := p.t.Inner.Transfer(ctx, src, p.t.newDestination(ctx, p.storer, nil), p.opts...)
 	p.pulled = src.resolved
