@@ -154,6 +154,8 @@ func TestCertificateMistakes(t *testing.T) {
 		{"DER", list(der), "3: registries[0].certificates[0]: " + der + ": no certificate found; want PEM, which begins with -----BEGIN CERTIFICATE-----"},
 		{"10 MiB", list(large), "3: registries[0].certificates[0]: " + large + ": is larger than 4194304 bytes"},
 		{"a key", list(keyFile), "3: registries[0].certificates[0]: " + keyFile + ": no certificate found (contains PRIVATE KEY)"},
+		{"second cut off", list(cert + other[:len(other)/2]), "3: registries[0].certificates[0]: 1 of 2 certificates can be read; is one cut off"},
+		{"no line break between", list(strings.TrimSpace(cert) + other), "3: registries[0].certificates[0]: 0 of 2 certificates can be read; is one cut off, or is a line break missing before -----BEGIN?"},
 		{"a key as text", list(key), "3: registries[0].certificates[0]: no certificate found (contains PRIVATE KEY)"},
 		{"a key without its head line", list(naked), "3: registries[0].certificates[0]: is neither PEM text nor an absolute path"},
 		{"relative path", list("ca.pem"), "3: registries[0].certificates[0]: is neither PEM text nor an absolute path"},

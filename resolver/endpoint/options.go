@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -76,6 +77,9 @@ func ParseCertificates(text string) ([]*x509.Certificate, error) {
 			return nil, err
 		}
 		certs = append(certs, cert)
+	}
+	if begun := strings.Count(text, "-----BEGIN "); begun > max(len(certs), 1) { // package pem skips what it cannot read
+		return nil, fmt.Errorf("%d of %d certificates can be read; is one cut off, or is a line break missing before -----BEGIN?", len(certs), begun)
 	}
 	if len(certs) == 0 {
 		return nil, errors.New("no certificate found; want PEM, which begins with -----BEGIN CERTIFICATE-----")
