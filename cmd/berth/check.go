@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/urfave/cli/v3"
 
@@ -105,6 +106,9 @@ func reportCheck(loaded config.Loaded, problems strict.Problems, warnings []stri
 
 // check reports what of containerd's own configuration takes pulls past the rules, or voids what Berth promises.
 func (c *mainConfig) check(path string, configured bool) (problems strict.Problems, warnings []string) {
+	if configured && slices.Contains(c.DisabledPlugins, plugin.ResolverURI) {
+		problems = append(problems, strict.Problem{File: path, Key: "disabled_plugins", Text: fmt.Sprintf("has %q, so that no pull goes along the rules; remove it", plugin.ResolverURI)})
+	}
 	findings, err := c.pastRules()
 	if err != nil {
 		problems = append(problems, strict.Problem{File: path, Text: err.Error()})

@@ -87,6 +87,8 @@ func checkImports(path string) error {
 
 // mainConfig is what matters here of containerd's configuration.
 type mainConfig struct {
+	DisabledPlugins []string `toml:"disabled_plugins"`
+
 	Plugins      map[string]any `toml:"plugins"`
 	ProxyPlugins map[string]struct {
 		Exports map[string]string `toml:"exports"`

@@ -70,7 +70,9 @@ func showStatus(ctx context.Context, cmd *cli.Command) error {
 // printStatus reports whether something is wrong.
 func printStatus(w io.Writer, s *api.StatusResponse, verified bool) (fault bool) {
 	fmt.Fprintf(w, "containerd %s, berth %s\n", s.Containerd, s.Berth)
-	if s.Resolver != nil {
+	if s.Resolver == nil {
+		fmt.Fprintln(w, "the resolver is disabled: every pull goes where its reference says")
+	} else {
 		printResolver(w, s.Resolver)
 		fault = s.Resolver.State == api.ResolverStatus_REFUSING || s.Resolver.CriRefused || len(s.Resolver.Refused) > 0 || len(s.Resolver.Credentials) > 0
 	}
