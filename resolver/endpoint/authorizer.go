@@ -118,7 +118,7 @@ func (a *Authorizer) authorize(ctx context.Context, req *http.Request, since int
 	if guessed {
 		return nil // this repository may be open to all; if it is not, the registry says so
 	}
-	if fresh {
+	if fresh || isBusy(err) {
 		return err
 	}
 	a.forget(ctx, challenge.Challenge)

@@ -147,6 +147,12 @@ func (a *Authorizer) fetchAs(ctx context.Context, cred credential.Credential, op
 	return token{}, a.explain(options.Realm, err)
 }
 
+// isBusy reports that a token server wants to be asked less.
+func isBusy(err error) bool {
+	var status remoteerrors.ErrUnexpectedStatus
+	return errors.As(err, &status) && status.StatusCode == http.StatusTooManyRequests
+}
+
 // remember keeps a token for the pulls to come.
 func (a *Authorizer) remember(key string, t token) {
 	a.mu.Lock()

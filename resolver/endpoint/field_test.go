@@ -88,6 +88,39 @@ func TestTokenServerFails(t *testing.T) {
 	}
 }
 
+// R11: a token server that is too busy is waited for, as a registry is, and not for ever.
+func TestTokenServerIsBusy(t *testing.T) {
+	t.Parallel()
+	busy := func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "1")
+		registrytest.Fail(w, http.StatusTooManyRequests, "TOOMANYREQUESTS", "too many requests")
+	}
+	for name, k := range map[string]*keychain{
+		"password":       login(),
+		"identity token": {cred: credential.Credential{Username: credential.IdentityToken, Password: "canary-identity"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := guard(t, k, func(next http.Handler) http.Handler { return first(2, "/token", busy, next) })
+			g.pull(t, "app")
+			g.want(t, "a pull", 1, 4, 3)
+		})
+	}
+	t.Run("for ever", func(t *testing.T) {
+		t.Parallel()
+		g := guard(t, login(), func(next http.Handler) http.Handler {
+			return first(1, "/token", next.ServeHTTP, http.HandlerFunc(busy))
+		})
+		g.tokens.Life = 1
+		g.pull(t, "app")
+		time.Sleep(time.Second) // the life of a token
+		wantError(t, pull(t.Context(), g.endpoint, "app", g.image), "fetch token from "+g.realm.Host, "429")
+		if got := len(g.realm.Requests()); got != 1+5 {
+			t.Errorf("got %d requests for tokens, want 5 for the second", got)
+		}
+	})
+}
+
 // replacing writes something else for a text.
 type replacing struct {
 	http.ResponseWriter

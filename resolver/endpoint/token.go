@@ -110,24 +110,51 @@ func newToken(value string, seconds int) token {
 	return token{value: value, expires: time.Now().Add(life * 9 / 10)}
 }
 
+// maxTokenRequests is how often a token server that is too busy is asked, which is as often as a registry is.
+const maxTokenRequests = 5
+
+// sendToken sends a request for a token, and again if it is to wait, for as long as there is time for that.
 func (e *Endpoint) sendToken(req *http.Request, a *Authorizer) (*http.Response, error) {
+	ctx := req.Context()
+	for tries := 1; ; tries++ {
+		resp, wait, err := e.sendTokenOnce(req, a)
+		deadline, ok := ctx.Deadline()
+		if wait == 0 || tries == maxTokenRequests || ok && time.Until(deadline) < wait {
+			return resp, err
+		}
+		resp.Body.Close()
+		if err := sleep(ctx, wait); err != nil {
+			return nil, err
+		}
+		req = req.Clone(ctx)
+		if req.GetBody != nil {
+			if req.Body, err = req.GetBody(); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// sendTokenOnce also returns how long to wait before the request is sent again, 0 if it need not be.
+func (e *Endpoint) sendTokenOnce(req *http.Request, a *Authorizer) (_ *http.Response, wait time.Duration, _ error) {
 	redact := a.redactor(req)
 	transport, err := e.realmTransport(req)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	resp, err := transport.RoundTrip(req)
 	if errors.Is(err, errLocalRealm) {
-		return nil, &Error{Cause: RealmRefused, Text: fmt.Sprintf("token realm %q refused for %s: %v; add it to token_realms to allow it", req.URL.Host, e.host, errLocalRealm)}
+		return nil, 0, &Error{Cause: RealmRefused, Text: fmt.Sprintf("token realm %q refused for %s: %v; add it to token_realms to allow it", req.URL.Host, e.host, errLocalRealm)}
 	}
 	if err != nil {
-		return nil, redactError(explain(req.Context(), req.URL.Host, tokenTimeout, err), redact)
+		return nil, 0, redactError(explain(req.Context(), req.URL.Host, tokenTimeout, err), redact)
 	}
 	resp.Body = bounded(resp.Body, "token response", maxTokenBody)
+	wait = retryAfter(resp, time.Now()) // as the server said it
 	if resp.StatusCode >= http.StatusBadRequest {
 		redactResponse(resp, req, redact)
 	}
-	return resp, nil
+	return resp, wait, nil
 }
 
 func (e *Endpoint) realmTransport(req *http.Request) (http.RoundTripper, error) {
