@@ -121,7 +121,8 @@ func (p *programs) run(ctx context.Context, i invocation) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("helper %q: %w", name, err)
 	}
-	release, err := p.slots.take(ctx, name, p.timeout+outputDelay)
+	// A run may take its limit and the delay; those who wait began before it, and must not give up as it ends.
+	release, err := p.slots.take(ctx, name, p.timeout+4*outputDelay)
 	if err != nil {
 		return "", fmt.Errorf("helper %q: %w", name, err)
 	}
