@@ -36,6 +36,7 @@ func OpenBundle(ctx context.Context, path string) (*BundleSource, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.Hold() // until it is closed, though another takes its place
 	s := &BundleSource{bundle: b, blobs: b}
 	if b.Compressed() {
 		err = s.unpack(ctx)

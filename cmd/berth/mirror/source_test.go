@@ -1,0 +1,70 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2/content"
+
+	"github.com/berth-edge/berth/resolver/registrytest"
+)
+
+// writeBundle writes a bundle that gives all images one name.
+func writeBundle(t *testing.T, path, name string, bundled ...registrytest.Image) {
+	t.Helper()
+	layout, err := NewLayout(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer layout.Discard()
+	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex}
+	index.SchemaVersion = 2
+	for _, image := range bundled {
+		desc := registrytest.Descriptor(ocispec.MediaTypeImageManifest, image.Manifest)
+		desc.Annotations = map[string]string{images.AnnotationImageName: name}
+		index.Manifests = append(index.Manifests, desc)
+	}
+	if err := layout.Index(index); err != nil {
+		t.Fatal(err)
+	}
+	for _, image := range bundled {
+		for _, blob := range [][]byte{image.Manifest, image.Config, image.Layer} {
+			desc := ocispec.Descriptor{Digest: digest.FromBytes(blob), Size: int64(len(blob))}
+			if err := layout.Push(t.Context(), desc, bytes.NewReader(blob)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := layout.Commit(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestBundleSourceReplaced has another bundle take the place of one that is copied from: that one is read to its end.
+func TestBundleSourceReplaced(t *testing.T) {
+	image := registrytest.NewImage("replaced", 1000)
+	for _, name := range []string{"archive.tar", "layout/"} {
+		path := filepath.Join(t.TempDir(), "of") + name
+		writeBundle(t, path, "quay.io/app:1", image)
+		src, err := OpenBundle(t.Context(), filepath.Clean(path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer src.Close()
+		if err := os.Rename(path, filepath.Clean(path)+".old"); err != nil {
+			t.Fatal(err)
+		}
+		writeBundle(t, path, "quay.io/app:1", image)
+		if _, err := content.FetchAll(t.Context(), src, registrytest.Descriptor(ocispec.MediaTypeImageLayer, image.Layer)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
