@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -92,7 +93,7 @@ func (s *BundleSource) Resolve(_ context.Context, ref string) (ocispec.Descripto
 		return ocispec.Descriptor{}, err
 	}
 	digested, byDigest := named.(reference.Digested)
-	for _, image := range s.bundle.Images() {
+	for _, image := range slices.Backward(s.bundle.Images()) { // of two images of one name the last has it, as where they are loaded
 		if byDigest && image.Target.Digest == digested.Digest() || !byDigest && image.Name == named.String() {
 			return image.Target, nil
 		}

@@ -68,3 +68,20 @@ func TestBundleSourceReplaced(t *testing.T) {
 		}
 	}
 }
+
+// TestBundleSourceNameTwice copies from a bundle that gives a name to two images: it is the last one's, as where it is loaded.
+func TestBundleSourceNameTwice(t *testing.T) {
+	const name = "quay.io/app:1"
+	first, last := registrytest.NewImage("first", 100), registrytest.NewImage("last", 100)
+	path := filepath.Join(t.TempDir(), "twice.tar")
+	writeBundle(t, path, name, first, last)
+	src, err := OpenBundle(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer src.Close()
+	got, err := src.Resolve(t.Context(), name)
+	if want := digest.FromBytes(last.Manifest); err != nil || got.Digest != want {
+		t.Errorf("got %s %v, want %s", got.Digest, err, want)
+	}
+}
