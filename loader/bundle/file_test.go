@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -236,6 +237,33 @@ func TestChanged(t *testing.T) {
 				t.Error("got a layout not changed, want changed")
 			}
 		})
+	}
+}
+
+// TestReplacedBetweenReads has another file at the path of a bundle that nobody reads just then, often one of the same inode: nothing
+// is read of it. Other rights do not make it another.
+func TestReplacedBetweenReads(t *testing.T) {
+	image := newSource(t, "amd64", []layer{newLayer(t, 1, 1000)}, "example/a:1")
+	layer := descOf("", image.layers[0].packed)
+	members := oci([]source{image})
+	for _, packing := range packings[:3] {
+		path := write(t, packing.pack(t, pack(t, members...)))
+		b := open(t, path, nil)
+		if err := os.Chmod(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := b.Fetch(t.Context(), layer); err != nil {
+			t.Errorf("%s with other rights: %v", packing.name, err)
+		} else {
+			r.Close()
+		}
+		slices.Reverse(members)
+		if err := errors.Join(os.Remove(path), os.WriteFile(path, packing.pack(t, pack(t, members...)), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Fetch(t.Context(), layer); !errors.Is(err, bundle.ErrChanged) {
+			t.Errorf("%s: got %v, want an error that the file changed", packing.name, err)
+		}
 	}
 }
 

@@ -67,8 +67,8 @@ func modeName(mode uint32) string {
 	return "a device"
 }
 
-// openFile opens the path that id was made of. It never blocks, and opens no other file that came there in between. One that
-// was written to is opened: it is [Bundle.Changed] that tells.
+// openFile opens the path that id was made of. It never blocks, and opens no other file that came there in between, nor one that
+// was written to: what is known of it may lie elsewhere now.
 func openFile(path string, id identity) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -86,8 +86,13 @@ func openFile(path string, id identity) (*os.File, error) {
 	return f, nil
 }
 
-// isOf reports whether id is of the file that st is of.
+// isOf reports whether id is of the file that st is of. The inode alone does not tell: that of a file that was removed is soon
+// another's.
 func (id identity) isOf(st *unix.Stat_t) bool {
 	is := stampOf(st)
-	return is.Device == id.File.Device && is.Inode == id.File.Inode
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		is.Size, is.Modified = 0, 0
+	}
+	is.Changed = id.File.Changed // other rights and names are not another content
+	return is == id.File
 }
