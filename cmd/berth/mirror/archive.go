@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -46,12 +45,9 @@ type entries interface {
 }
 
 func newArchive(path string) (*archive, error) {
-	file, err := os.CreateTemp(filepath.Dir(path), unfinished(path))
+	file, err := locked(func() (*os.File, error) { return os.CreateTemp(filepath.Dir(path), unfinished(path)) })
 	if err != nil {
 		return nil, err
-	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
-		return nil, errors.Join(err, file.Close(), os.Remove(file.Name()))
 	}
 	a := &archive{path: path, file: file, entries: &placed{file: file}, stop: writeBack(file), have: map[digest.Digest]bool{}}
 	if strings.HasSuffix(path, ".zst") {

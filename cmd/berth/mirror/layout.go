@@ -55,6 +55,28 @@ func sweep(dir, prefix string) {
 	}
 }
 
+// locked returns a new file or directory of create that sweep leaves alone. A sweep of another run that finds it before it is
+// locked removes it, and another is made.
+func locked(create func() (*os.File, error)) (f *os.File, err error) {
+	for range 10 {
+		if f, err = create(); err != nil {
+			continue
+		}
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+			return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
+		}
+		var is, there fs.FileInfo
+		if is, err = f.Stat(); err == nil {
+			there, err = os.Lstat(f.Name())
+		}
+		if err == nil && os.SameFile(is, there) {
+			return f, nil
+		}
+		f.Close()
+	}
+	return nil, err
+}
+
 // Writing is a layout that is being written.
 type Writing interface {
 	Layout
@@ -72,19 +94,20 @@ type blobs struct {
 
 // newBlobs makes a directory in dir, under a name of prefix and a number, which the caller removes.
 func newBlobs(dir, prefix string) (blobs, error) {
-	temp, err := os.MkdirTemp(dir, prefix)
+	var b blobs
+	var err error
+	b.dir, err = locked(func() (*os.File, error) {
+		temp, err := os.MkdirTemp(dir, prefix)
+		if err != nil {
+			return nil, err
+		}
+		return os.Open(temp)
+	})
 	if err != nil {
 		return blobs{}, err
 	}
-	var b blobs
-	if b.dir, err = os.Open(temp); err == nil {
-		err = syscall.Flock(int(b.dir.Fd()), syscall.LOCK_EX)
-	}
-	if err == nil {
-		b.Storage, err = oci.NewStorage(temp)
-	}
-	if err != nil {
-		return blobs{}, errors.Join(err, b.dir.Close(), os.RemoveAll(temp))
+	if b.Storage, err = oci.NewStorage(b.dir.Name()); err != nil {
+		return blobs{}, errors.Join(err, b.remove())
 	}
 	return b, nil
 }
