@@ -101,7 +101,7 @@ func poll(ctx context.Context, changes chan<- struct{}) {
 type follower struct {
 	watcher *fsnotify.Watcher
 	paths   []string
-	watched map[string]unix.Stat_t // by the name that they are reached by
+	watched map[string]unix.Stat_t // by names without links: inotify has one watch of a directory, whatever names it has
 }
 
 // follow watches what is there now. It reports whether a directory appeared, went, or is another of that name.
@@ -180,15 +180,19 @@ func links(path string) (found []string, target string) {
 	return found, filepath.Join(append([]string{at}, rest...)...)
 }
 
-// existing returns path, or the closest directory above it that is there.
+// existing returns path, or the closest directory above it that is there, by its name without links.
 func existing(path string) string {
 	for {
 		info, err := os.Stat(path)
 		if err == nil && info.IsDir() || path == filepath.Dir(path) {
-			return path
+			break
 		}
 		path = filepath.Dir(path)
 	}
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		return target
+	}
+	return path
 }
 
 // settle waits until nothing happens any more. It reports whether ctx still runs.

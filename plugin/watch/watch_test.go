@@ -69,6 +69,35 @@ func TestPaths(t *testing.T) {
 	}
 }
 
+// A directory that several names lead to is watched as long as one of them does.
+func TestNameGoes(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	names := []string{"folder/1", "folder/2", "folder/3", "folder/4"}
+	if err := mkdir("folder/layout")(dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if err := link("layout", name)(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	changes := watch.Paths(t.Context(), filepath.Join(dir, "folder"))
+	time.Sleep(100 * time.Millisecond) // until it watches
+	for _, name := range names {
+		for _, change := range []step{remove(name), write("folder/layout/index.json")} {
+			if err := change(dir); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-changes:
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%s went: got no change, want one", name)
+			}
+		}
+	}
+}
+
 // A file system that is mounted over a folder is told of, which inotify is not.
 func TestMounts(t *testing.T) {
 	if os.Geteuid() != 0 {

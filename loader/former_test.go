@@ -1,0 +1,58 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+// TestFormer has starts find the file of former bundles as one before, a power cut or another version left it. A start that finds
+// nothing else writes nothing.
+func TestFormer(t *testing.T) {
+	for name, tt := range map[string]struct{ text, want string }{
+		"first start":     {"", `["/a","/b"]`},
+		"another folder":  {`["/b","/c"]`, `["/a","/b","/c"]`},
+		"the same":        {`["/a","/b"]`, `["/a","/b"]`},
+		"cut off":         {`["/c","/`, `["/a","/b"]`},
+		"another version": {`{"version":2}`, `["/a","/b"]`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "root", "bundles.json")
+			if tt.text != "" {
+				if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(file, []byte(tt.text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			start := func(want string) os.FileInfo {
+				t.Helper()
+				f := former{file: file}
+				f.add(t.Context(), []string{"/b", "/a"})
+				got, err := os.ReadFile(file)
+				if err != nil || string(got) != want {
+					t.Errorf("got %s %v, want %s", got, err, want)
+				}
+				f.set(t.Context(), []string{"/b", "/a"})
+				if got := slices.Sorted(maps.Keys(f.known)); !slices.Equal(got, []string{"/a", "/b"}) {
+					t.Errorf("got %q when all is loaded", got)
+				}
+				info, err := os.Stat(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return info
+			}
+			first := start(tt.want)
+			if again := start(`["/a","/b"]`); !os.SameFile(first, again) || !first.ModTime().Equal(again.ModTime()) {
+				t.Error("a start that found nothing new wrote the file")
+			}
+		})
+	}
+}
