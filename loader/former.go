@@ -34,7 +34,7 @@ func (f *former) add(ctx context.Context, paths []string) {
 			err = json.Unmarshal(text, &before)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			log.G(ctx).WithError(err).Warn("find out which bundles there were")
+			log.G(ctx).WithError(err).WithField("file", f.file).Warn("find out which bundles there were; where a path leads elsewhere since, their images stay pinned")
 		}
 		for _, path := range before {
 			f.known[path] = true
