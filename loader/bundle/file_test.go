@@ -241,7 +241,7 @@ func TestChanged(t *testing.T) {
 }
 
 // TestReplacedBetweenReads has another file at the path of a bundle that nobody reads just then, often one of the same inode: nothing
-// is read of it. Other rights do not make it another.
+// is read of it. Other rights do not make it another, and no other inode.
 func TestReplacedBetweenReads(t *testing.T) {
 	image := newSource(t, "amd64", []layer{newLayer(t, 1, 1000)}, "example/a:1")
 	layer := descOf("", image.layers[0].packed)
@@ -249,13 +249,18 @@ func TestReplacedBetweenReads(t *testing.T) {
 	for _, packing := range packings[:3] {
 		path := write(t, packing.pack(t, pack(t, members...)))
 		b := open(t, path, nil)
-		if err := os.Chmod(path, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if r, err := b.Fetch(t.Context(), layer); err != nil {
-			t.Errorf("%s with other rights: %v", packing.name, err)
-		} else {
-			r.Close()
+		for name, change := range map[string]func() error{
+			"other rights":  func() error { return os.Chmod(path, 0o600) },
+			"another inode": func() error { return renumber(path) },
+		} {
+			if err := change(); err != nil {
+				t.Fatal(err)
+			}
+			if r, err := b.Fetch(t.Context(), layer); err != nil {
+				t.Errorf("%s, with %s: %v", packing.name, name, err)
+			} else {
+				r.Close()
+			}
 		}
 		slices.Reverse(members)
 		if err := errors.Join(os.Remove(path), os.WriteFile(path, packing.pack(t, pack(t, members...)), 0o600)); err != nil {
@@ -265,6 +270,20 @@ func TestReplacedBetweenReads(t *testing.T) {
 			t.Errorf("%s: got %v, want an error that the file changed", packing.name, err)
 		}
 	}
+}
+
+// renumber gives a file another inode, as FAT does when one that nobody has open is read again.
+func renumber(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	again := path + ".again"
+	return errors.Join(os.WriteFile(again, data, info.Mode()), os.Chtimes(again, time.Time{}, info.ModTime()), os.Rename(again, path))
 }
 
 // TestCutOff is about a file that gets shorter behind a reader's back: what it reads does not just end.

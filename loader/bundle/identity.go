@@ -86,13 +86,12 @@ func openFile(path string, id identity) (*os.File, error) {
 	return f, nil
 }
 
-// isOf reports whether id is of the file that st is of. The inode alone does not tell: that of a file that was removed is soon
-// another's.
+// isOf reports whether id is of the file or directory that st is of, which may have other rights and names by now. The inode of a
+// file does not tell: that of one that was removed is soon another's, and on FAT one that nobody has open gets another.
 func (id identity) isOf(st *unix.Stat_t) bool {
 	is := stampOf(st)
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		is.Size, is.Modified = 0, 0
+		return is.Device == id.File.Device && is.Inode == id.File.Inode
 	}
-	is.Changed = id.File.Changed // other rights and names are not another content
-	return is == id.File
+	return is.Device == id.File.Device && is.Size == id.File.Size && is.Modified == id.File.Modified
 }
