@@ -165,9 +165,9 @@ func (c *client) send(ctx context.Context, req *http.Request) (*http.Response, e
 var errElsewhere = errors.New("it has blobs sent there, and credentials for a registry go to it only; " +
 	"set the address that the registry, or a proxy before it, has for itself to the one that is configured here")
 
-// stay makes an address on the registry's own host a relative one. A registry that is spoken to in plain HTTP names it with
-// another scheme than was asked by, and one behind a proxy may give an upload any other host or port: its own if the path is that
-// of an upload.
+// stay makes an address on the registry's own host one that is reached as the registry was. A registry that is spoken to in plain
+// HTTP names it with another scheme than was asked by, and one behind a proxy may give an upload any other host or port: its own if
+// the path is that of an upload.
 func stay(resp *http.Response) error {
 	own := resp.Request.URL
 	location, err := resp.Location()
@@ -175,7 +175,7 @@ func stay(resp *http.Response) error {
 	case err != nil:
 		return nil //nolint:nilerr // there is none, or whom it is for says so
 	case location.Host == own.Host, upload && strings.HasPrefix(location.Path, own.Path):
-		location.Scheme, location.Host = "", ""
+		location.Scheme, location.Host, location.User = own.Scheme, own.Host, nil
 		resp.Header.Set("Location", location.String())
 	case upload:
 		return fmt.Errorf("%s names %s: %w", own.Host, location.Host, errElsewhere)

@@ -1,0 +1,40 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"testing"
+)
+
+// TestStay has a registry name where a blob is to be sent, in ways that must not lead to another host (SEC-01).
+func TestStay(t *testing.T) {
+	const own = "https://reg.test/v2/app/blobs/uploads/"
+	for location, want := range map[string]string{
+		"/v2/app/blobs/uploads/1":                        own + "1",
+		"http://reg.test/v2/app/blobs/uploads/1?state=2": own + "1?state=2",
+		"http://10.0.0.1:5000/v2/app/blobs/uploads/1":    own + "1",
+		"https://user@reg.test/v2/app/blobs/uploads/1":   own + "1",
+		"https://reg.test//other.test/upload":            "https://reg.test//other.test/upload",
+		"https://other.test/upload":                      "",
+	} {
+		at, err := url.Parse(own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp := &http.Response{StatusCode: http.StatusAccepted, Header: http.Header{"Location": {location}}, Request: &http.Request{URL: at}}
+		err = stay(resp)
+		if want == "" {
+			if !errors.Is(err, errElsewhere) {
+				t.Errorf("%s: got %v, want it refused", location, err)
+			}
+			continue
+		}
+		if got, unparsed := resp.Location(); err != nil || unparsed != nil || got.String() != want {
+			t.Errorf("%s: got %v %v, want %s", location, got, err, want)
+		}
+	}
+}
