@@ -4,13 +4,16 @@
 package loader
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -78,11 +81,14 @@ func findIn(dir string, add func(string), refuse func(string, error)) {
 			at, info, err = follow(path)
 		}
 		switch {
+		case err == nil && info.IsDir() && !isLayout(at):
+			continue // no bundle
+		case !utf8.ValidString(path + at): // nor can a label name it, nor an answer
+			refuse(strings.Trim(strconv.Quote(path), `"`), fmt.Errorf("refusing bundle %q: its name is not UTF-8; rename it", cmp.Or(at, path)))
+			continue
 		case err != nil:
 			refuse(path, err)
 			continue
-		case info.IsDir() && !isLayout(at):
-			continue // no bundle
 		}
 		if err := trustedBundle(at, info); err != nil {
 			refuse(path, err)

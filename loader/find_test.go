@@ -1,0 +1,42 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+// TestFindNames has files with names that are not UTF-8, which neither a label nor an answer of containerd can hold: they are
+// refused in words that can be said, and what lies beside them is found.
+func TestFindNames(t *testing.T) {
+	folder, store := t.TempDir(), t.TempDir()
+	for _, path := range []string{filepath.Join(folder, "good.tar"), filepath.Join(folder, "bad\xfe.tar"), filepath.Join(folder, "bad\xff.tar"), filepath.Join(store, "far\xfe.tar")} {
+		if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(filepath.Join(store, "far\xfe.tar"), filepath.Join(folder, "link.tar")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(folder, "no-bundle\xff"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	files, refused := find([]string{folder})
+	if len(files) != 1 || filepath.Base(files[0]) != "good.tar" {
+		t.Errorf("got %q, want good.tar alone", files)
+	}
+	if len(refused) != 3 || refused[0].path == refused[1].path {
+		t.Fatalf("got %v refused, want 3 of different names", refused)
+	}
+	for i, name := range []string{`bad\xfe.tar"`, `bad\xff.tar"`, `far\xfe.tar"`} {
+		text := refused[i].err.Error()
+		if !strings.Contains(text, name+": its name is not UTF-8; rename it") || !utf8.ValidString(refused[i].path+text) {
+			t.Errorf("got %q: %s, want %s refused", refused[i].path, text, name)
+		}
+	}
+}
