@@ -99,7 +99,7 @@ func New(tb testing.TB, opts Options) *Daemon {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	d := &Daemon{Dir: dir, Root: opts.Root, Address: filepath.Join(dir, "c.sock"), Log: &Log{}, opts: opts}
+	d := &Daemon{Dir: dir, Root: opts.Root, Address: filepath.Join(dir, "c.sock"), Log: newLog(tb), opts: opts}
 	if d.Root == "" {
 		d.Root = filepath.Join(dir, "root")
 	}
@@ -142,7 +142,7 @@ func (d *Daemon) Run(tb testing.TB) error {
 		return err
 	}
 	env := append(os.Environ(), "PATH="+path+":"+os.Getenv("PATH"))
-	proc, err := startProcess(d.Log, append(env, d.opts.Env...), d.prepare(), d.opts.Binary,
+	proc, err := startProcess(d.Log.file, append(env, d.opts.Env...), d.prepare(), d.opts.Binary,
 		"--config", d.ConfigFile(), "--log-level", d.opts.Level)
 	if err != nil {
 		return err

@@ -4,28 +4,36 @@
 package daemon
 
 import (
+	"io"
+	"math"
+	"os"
 	"strings"
-	"sync"
+	"testing"
 )
 
-// Log collects what a daemon writes. It may be read while the daemon runs.
+// Log is what a daemon writes. It may be read while the daemon runs: what was written before a call of its API returned is there.
 type Log struct {
-	mu   sync.Mutex
-	text strings.Builder
+	file *os.File // that the daemon itself writes to, without a name
 }
 
-// Write appends to the log.
-func (l *Log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
+func newLog(tb testing.TB) *Log {
+	file, err := os.CreateTemp("", "berth-log-")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := os.Remove(file.Name()); err != nil {
+		tb.Fatal(err)
+	}
+	return &Log{file}
 }
 
 // String returns everything written so far.
 func (l *Log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
+	text, err := io.ReadAll(io.NewSectionReader(l.file, 0, math.MaxInt64))
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
 }
 
 // Lines returns the lines that contain all of the given texts.

@@ -5,7 +5,6 @@ package daemon
 
 import (
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"os/exec"
@@ -13,7 +12,6 @@ import (
 	"runtime"
 	"slices"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,12 +26,11 @@ type process struct {
 // startProcess starts a program from a thread of its own, after prepare has run there; prepare may be nil. The thread
 // lives as long as the program and then ends, so that namespaces which prepare entered do not come back to Go's pool
 // of threads, and the program is killed should this process die.
-func startProcess(log io.Writer, env []string, prepare func() error, name string, args ...string) (*process, error) {
+func startProcess(log *os.File, env []string, prepare func() error, name string, args ...string) (*process, error) {
 	p := &process{cmd: exec.Command(name, args...), done: make(chan struct{})}
 	p.cmd.Env = env
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	p.cmd.WaitDelay = time.Second // shims inherit standard error
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
