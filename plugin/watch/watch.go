@@ -107,6 +107,7 @@ type follower struct {
 // follow watches what is there now. It reports whether a directory appeared, went, or is another of that name.
 func (f *follower) follow() (changed bool) {
 	wanted := map[string]unix.Stat_t{}
+	seen := map[string]bool{} // most paths lie in the same few directories
 	for _, path := range f.all() {
 		found, target := links(path)
 		dirs := []string{path, filepath.Dir(path), target, filepath.Dir(target)}
@@ -114,10 +115,14 @@ func (f *follower) follow() (changed bool) {
 			dirs = append(dirs, filepath.Dir(link))
 		}
 		for _, dir := range dirs {
-			dir = existing(dir)
+			if dir = existing(dir); seen[dir] {
+				continue
+			}
+			seen[dir] = true
+			target, err := filepath.EvalSymlinks(dir)
 			var stat unix.Stat_t
-			if unix.Stat(dir, &stat) == nil {
-				wanted[dir] = stat
+			if err == nil && unix.Stat(target, &stat) == nil {
+				wanted[target] = stat
 			}
 		}
 	}
@@ -180,19 +185,15 @@ func links(path string) (found []string, target string) {
 	return found, filepath.Join(append([]string{at}, rest...)...)
 }
 
-// existing returns path, or the closest directory above it that is there, by its name without links.
+// existing returns path, or the closest directory above it that is there.
 func existing(path string) string {
 	for {
 		info, err := os.Stat(path)
 		if err == nil && info.IsDir() || path == filepath.Dir(path) {
-			break
+			return path
 		}
 		path = filepath.Dir(path)
 	}
-	if target, err := filepath.EvalSymlinks(path); err == nil {
-		return target
-	}
-	return path
 }
 
 // settle waits until nothing happens any more. It reports whether ctx still runs.
