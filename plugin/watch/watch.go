@@ -57,6 +57,11 @@ func Paths(ctx context.Context, paths ...string) <-chan struct{} {
 			case err := <-w.Errors: // events may have been lost
 				log.G(ctx).WithError(err).Debug("watch files")
 			case <-mounted:
+				select {
+				case <-ctx.Done():
+					return
+				case <-time.After(quiet): // containers that start, and containerd itself, mount much at once
+				}
 				if !f.follow() {
 					continue // elsewhere
 				}
