@@ -58,7 +58,8 @@ func WarnNotImported(ctx context.Context, mainConfig string) {
 	for _, file := range dropin.NotImported(mainConfig, ResolverURI, LoaderURI) {
 		log.G(ctx).Warnf("%s is not read: %s does not import it; add imports = [%q]", file, mainConfig, dropin.Pattern(mainConfig))
 	}
-	for _, u := range slices.Concat(dropin.Misplaced(mainConfig, ResolverURI, StanzaKeys...), dropin.Misplaced(mainConfig, LoaderURI), dropin.Replaced(mainConfig, ResolverURI, StanzaKeys...)) {
+	files := dropin.Read(mainConfig)
+	for _, u := range slices.Concat(files.Misplaced(ResolverURI, StanzaKeys...), files.Misplaced(LoaderURI), files.Replaced(ResolverURI, StanzaKeys...)) {
 		log.G(ctx).Warn(u)
 	}
 }

@@ -124,10 +124,11 @@ func (c *mainConfig) check(path string, configured bool) (problems strict.Proble
 		warnings = append(warnings, `plugins."io.containerd.metadata.v1.bolt".no_sync: a power cut may lose images that were pulled; remove it`)
 	}
 	plugin.ReadLoader(c.stanza(path, plugin.LoaderURI), &problems)
-	for _, u := range append(dropin.Misplaced(path, plugin.ResolverURI, plugin.StanzaKeys...), dropin.Misplaced(path, plugin.LoaderURI)...) {
+	files := dropin.Read(path)
+	for _, u := range append(files.Misplaced(plugin.ResolverURI, plugin.StanzaKeys...), files.Misplaced(plugin.LoaderURI)...) {
 		problems = append(problems, strict.Problem{File: u.File, Line: u.Line, Key: u.Key, Text: u.Text})
 	}
-	for _, u := range dropin.Replaced(path, plugin.ResolverURI, plugin.StanzaKeys...) {
+	for _, u := range files.Replaced(plugin.ResolverURI, plugin.StanzaKeys...) {
 		warnings = append(warnings, u.String())
 	}
 	for _, file := range dropin.NotImported(path, plugin.ResolverURI, plugin.LoaderURI) {

@@ -121,7 +121,7 @@ func TestMisplaced(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := tree(t, map[string]string{"config.toml": "imports = [\"in.toml\"]\n", "in.toml": tt.text})
-			got := dropin.Misplaced(filepath.Join(dir, "config.toml"), ours, "registries", "rules")
+			got := dropin.Read(filepath.Join(dir, "config.toml")).Misplaced(ours, "registries", "rules")
 			if tt.want == "" {
 				if len(got) > 0 {
 					t.Errorf("got %+v, want nothing", got)
@@ -146,7 +146,7 @@ func TestReplaced(t *testing.T) {
 		"d/3.toml":    rules,
 	})
 	var got []string
-	for _, u := range dropin.Replaced(filepath.Join(dir, "config.toml"), ours, "registries", "rules") {
+	for _, u := range dropin.Read(filepath.Join(dir, "config.toml")).Replaced(ours, "registries", "rules") {
 		text, _, _ := strings.Cut(strings.ReplaceAll(u.String(), dir+"/", ""), ", and")
 		got = append(got, text)
 	}

@@ -25,21 +25,26 @@ type Unread struct {
 
 func (u Unread) String() string { return fmt.Sprintf("%s:%d: %s %s", u.File, u.Line, u.Key, u.Text) }
 
-// tables are one file of containerd's configuration that can be read.
+// Files are the files of containerd's configuration that can be read, in the order in which containerd merges them.
+type Files []tables
+
 type tables struct {
-	file  string
-	top   map[string]any
-	lines map[string]int
+	file string
+	text []byte
+	top  map[string]any
 }
 
-// read returns configFile and the files that it imports, as containerd merges them.
-func read(configFile string) (all []tables) {
+// line returns the line of a key, by its path. They are counted only where there is something to say.
+func (t tables) line(path string) int { return strict.Lines(t.text)[path] }
+
+// Read reads configFile and the files that it imports.
+func Read(configFile string) (all Files) {
 	for _, file := range append([]string{configFile}, Imported(configFile)...) {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			continue
 		}
-		t := tables{file: file, lines: strict.Lines(text)}
+		t := tables{file: file, text: text}
 		if toml.Unmarshal(text, &t.top) == nil {
 			all = append(all, t)
 		}
@@ -47,13 +52,13 @@ func read(configFile string) (all []tables) {
 	return all
 }
 
-// Misplaced returns what of configFile and the files that it imports was likely meant for a plugin, and has no effect: a table
-// whose name is almost the plugin's, one whose name lacks its quotes, or keys of the plugin that stand at the top.
-func Misplaced(configFile, plugin string, keys ...string) []Unread {
+// Misplaced returns what was likely meant for a plugin, and has no effect: a table whose name is almost the plugin's, one whose
+// name lacks its quotes, or keys of the plugin that stand at the top.
+func (f Files) Misplaced(plugin string, keys ...string) []Unread {
 	var found []Unread
-	for _, t := range read(configFile) {
+	for _, t := range f {
 		add := func(key, path, hint string) {
-			found = append(found, Unread{File: t.file, Line: t.lines[path], Key: key, Text: hint})
+			found = append(found, Unread{File: t.file, Line: t.line(path), Key: key, Text: hint})
 		}
 		for _, key := range keys {
 			if _, ok := t.top[key]; ok {
@@ -74,22 +79,24 @@ func Misplaced(configFile, plugin string, keys ...string) []Unread {
 	return found
 }
 
-// Replaced returns the keys of a plugin, of those given, that a later file of configFile's imports has too. They hold arrays of
-// tables, of which containerd takes the last one whole.
-func Replaced(configFile, plugin string, keys ...string) (found []Unread) {
-	earlier := map[string]Unread{} // by the key
-	for _, t := range read(configFile) {
+// Replaced returns the keys of a plugin, of those given, that a later file has too. They hold arrays of tables, of which containerd
+// takes the last one whole.
+func (f Files) Replaced(plugin string, keys ...string) (found []Unread) {
+	earlier := map[string]tables{} // by the key
+	for _, t := range f {
 		sections, _ := t.top["plugins"].(map[string]any)
 		own, _ := sections[plugin].(map[string]any)
 		for _, key := range keys {
 			if _, ok := own[key]; !ok {
 				continue
 			}
-			if u, ok := earlier[key]; ok {
-				u.Text = fmt.Sprintf("has no effect: %s has %s too, and containerd takes the last alone; write all in one place, or in files of config_path", t.file, key)
-				found = append(found, u)
+			if e, ok := earlier[key]; ok {
+				found = append(found, Unread{
+					File: e.file, Line: e.line("plugins." + plugin + "." + key), Key: fmt.Sprintf("plugins.%q.%s", plugin, key),
+					Text: fmt.Sprintf("has no effect: %s has %s too, and containerd takes the last alone; write all in one place, or in files of config_path", t.file, key),
+				})
 			}
-			earlier[key] = Unread{File: t.file, Line: t.lines["plugins."+plugin+"."+key], Key: fmt.Sprintf("plugins.%q.%s", plugin, key)}
+			earlier[key] = t
 		}
 	}
 	return found
