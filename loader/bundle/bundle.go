@@ -104,7 +104,7 @@ func (b *Bundle) Path() string { return b.path }
 func (b *Bundle) Format() string { return b.format }
 
 // Images returns the images of the bundle, in its order. A name that the bundle gives to two different images is
-// there twice; `ctr image import` would keep the last.
+// there twice, and is that of the last, as `ctr image import` has it.
 func (b *Bundle) Images() []Image { return slices.Clone(b.images) }
 
 // Referrers returns what the bundle holds about its images, in its order. What it says of them is not verified, and a blob of

@@ -196,7 +196,11 @@ func (c *compressed) decompress(ctx context.Context) (*decompressor, error) {
 		release()
 		return nil, err
 	}
-	d.release = release
+	closing := d.close
+	d.close = func() {
+		closing()
+		release()
+	}
 	return d, nil
 }
 

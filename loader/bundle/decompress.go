@@ -18,16 +18,14 @@ import (
 
 // decompressor reads a compressed bundle from its start. Its errors say what is wrong with the compressed file.
 type decompressor struct {
-	ctx   context.Context
-	kind  string
-	r     io.Reader
-	close func()
-	// release lets go of the file.
-	release func()
-	src     *source
-	buf     *bufio.Reader
-	n       int64
-	failed  error
+	ctx    context.Context
+	kind   string
+	r      io.Reader
+	close  func()
+	src    *source
+	buf    *bufio.Reader
+	n      int64
+	failed error
 }
 
 // source reads the file, and remembers how far and what went wrong, to tell that from damaged data.
@@ -89,10 +87,7 @@ func (d *decompressor) Read(p []byte) (int, error) {
 	return n, d.failed
 }
 
-func (d *decompressor) Close() {
-	d.close()
-	d.release()
-}
+func (d *decompressor) Close() { d.close() }
 
 // cause returns what went wrong in decompressing, if anything, in place of the error that a reader of d made of it.
 func (d *decompressor) cause(err error) error {
