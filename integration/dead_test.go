@@ -5,11 +5,9 @@ package integration_test
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
-	"github.com/berth-edge/berth/integration/binaries"
 	"github.com/berth-edge/berth/integration/daemon"
 	"github.com/berth-edge/berth/integration/registry"
 )
@@ -41,19 +39,5 @@ func TestDeadTarget(t *testing.T) {
 		if err := <-failed; err == nil || !strings.Contains(err.Error(), dead) || !strings.Contains(err.Error(), "timed out") {
 			t.Errorf("pull from the dead registry: got %v, want that %s timed out", err, dead)
 		}
-	}
-}
-
-// Our containerd is 5 MB larger than stock's at most (P14).
-func TestBinarySize(t *testing.T) {
-	size := func(name string) int64 {
-		info, err := os.Stat(binaries.Path(t, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return info.Size()
-	}
-	if more := size(binaries.Containerd) - size(binaries.Stock); more > 5_000_000 {
-		t.Errorf("got %d bytes more than stock, want 5,000,000 at most", more)
 	}
 }

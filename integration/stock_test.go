@@ -5,6 +5,7 @@ package integration_test
 
 import (
 	"fmt"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -215,5 +216,19 @@ func TestUnpackNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			wantError(t, pullCtrWith("--hosts-dir", hosts)(t, d, "registry.test/a:1"), "no unpack platforms defined")
 		})
+	}
+}
+
+// Our containerd is 5 MB larger than stock's at most (P14).
+func TestBinarySize(t *testing.T) {
+	size := func(name string) int64 {
+		info, err := os.Stat(binaries.Path(t, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	if more := size(binaries.Containerd) - size(binaries.Stock); more > 5_000_000 {
+		t.Errorf("got %d bytes more than stock, want 5,000,000 at most", more)
 	}
 }
