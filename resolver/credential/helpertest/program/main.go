@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Berth Authors
 // SPDX-License-Identifier: Apache-2.0
 
-// The program is a credential helper that does what the script beside it says. See package helpertest.
+// Command program is a credential helper that does what the script beside it says. See package helpertest.
 package main
 
 import (
