@@ -5,7 +5,6 @@ package mirror
 
 import (
 	"archive/tar"
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -31,7 +30,7 @@ type archive struct {
 	path    string
 	file    *os.File
 	entries entries
-	stop    func() // ends the writing back
+	stop    func() // ends the writing, but for what file is given by itself
 
 	mu   sync.Mutex
 	have map[digest.Digest]bool // written, or being written
@@ -49,7 +48,7 @@ func newArchive(path string) (*archive, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &archive{path: path, file: file, entries: &placed{file: file}, stop: writeBack(file), have: map[digest.Digest]bool{}}
+	a := &archive{path: path, file: file, stop: writeBack(file), have: map[digest.Digest]bool{}}
 	if strings.HasSuffix(path, ".zst") {
 		compressed, err := zstd.NewWriter(file)
 		if err != nil {
@@ -57,7 +56,18 @@ func newArchive(path string) (*archive, error) {
 			return nil, err
 		}
 		a.entries = &stream{tar: tar.NewWriter(compressed), zstd: compressed}
+		return a, nil
 	}
+	plain := &placed{file: file}
+	if direct, err := os.OpenFile(file.Name(), os.O_WRONLY|unix.O_DIRECT, 0); err == nil {
+		plain.direct = direct
+		endWriteBack := a.stop
+		a.stop = func() {
+			endWriteBack()
+			direct.Close()
+		}
+	}
+	a.entries = plain
 	return a, nil
 }
 
@@ -159,48 +169,6 @@ func writeBack(file *os.File) (stop func()) {
 		ended.Wait()
 	}
 }
-
-// placed are the entries of a plain archive. Each has its place in the file before its first byte is there, so that none waits
-// for another.
-type placed struct {
-	file *os.File
-
-	mu  sync.Mutex
-	end int64 // of what has a place
-}
-
-const (
-	// tarBlock is what entries are padded to; two of zeros end an archive (pax in POSIX.1). A file is zero where nothing is written.
-	tarBlock = 512
-	// atOnceBytes is how much of a blob goes into the file at once.
-	atOnceBytes = 64 << 10
-)
-
-func (p *placed) write(name string, size int64, r io.Reader) error {
-	var header bytes.Buffer
-	if err := tar.NewWriter(&header).WriteHeader(tarHeader(name, size)); err != nil {
-		return err
-	}
-	p.mu.Lock()
-	at := p.end
-	p.end += (int64(header.Len()) + size + tarBlock - 1) / tarBlock * tarBlock
-	p.mu.Unlock()
-	w := bufio.NewWriterSize(io.NewOffsetWriter(p, at), atOnceBytes)
-	if _, err := w.ReadFrom(io.MultiReader(&header, r)); err != nil {
-		return err
-	}
-	return w.Flush()
-}
-
-// WriteAt implements [io.WriterAt]. Writers of one file wait for each other in any case: here they do it without the kernel,
-// in which a waiting thread turns round.
-func (p *placed) WriteAt(text []byte, at int64) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.file.WriteAt(text, at)
-}
-
-func (p *placed) close() error { return p.file.Truncate(p.end + 2*tarBlock) }
 
 // stream are the entries of a compressed archive. One follows the other, since where it ends is not known before.
 type stream struct {

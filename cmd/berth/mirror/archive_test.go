@@ -41,7 +41,7 @@ func TestArchive(t *testing.T) {
 			}
 			want := map[string][]byte{}
 			sent := make(chan error)
-			for _, size := range []int64{0, 1, 511, 512, 513, atOnceBytes - 512, atOnceBytes, atOnceBytes + 1, smallBlob, smallBlob + 1} {
+			for _, size := range []int64{0, 1, 511, 512, 513, atOnceBytes - tarBlock, atOnceBytes, atOnceBytes + 1, 3*atOnceBytes + 7, smallBlob, smallBlob + 1} {
 				desc, text := random(size)
 				want["blobs/sha256/"+desc.Digest.Encoded()] = text
 				go func() { sent <- layout.Push(t.Context(), desc, bytes.NewReader(text)) }()
