@@ -88,7 +88,7 @@ func startLoader(ic *plugin.InitContext) (any, error) {
 	}
 	var changes <-chan struct{}
 	if settings.Watch {
-		changes = watch.Paths(ic.Context, settings.Paths...)
+		changes = watch.Folders(ic.Context, settings.Paths...)
 	}
 	ready := func() {}
 	if settings.HoldReady {

@@ -30,10 +30,20 @@ const (
 	pollEvery = 5 * time.Second
 )
 
-// Paths returns a channel on which it sends after something changed in one of the directories that paths name, in a directory
-// that lies in one of these, or in one that holds what paths name, or what a symbolic link among all of these leads to, until
-// ctx ends. A path may be absent, and may be a pattern in its last element.
+// Paths returns a channel on which it sends after something changed in one of the directories that paths name, in one that
+// holds what they name, or what a symbolic link among these leads to, until ctx ends. A path may be absent, and may be a
+// pattern in its last element.
 func Paths(ctx context.Context, paths ...string) <-chan struct{} {
+	return watch(ctx, follower{paths: paths})
+}
+
+// Folders is as [Paths], and sends after something changed in a directory that lies in one of the paths, or behind a symbolic
+// link in it, too.
+func Folders(ctx context.Context, paths ...string) <-chan struct{} {
+	return watch(ctx, follower{paths: paths, within: true})
+}
+
+func watch(ctx context.Context, f follower) <-chan struct{} {
 	changes := make(chan struct{}, 1)
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -46,7 +56,7 @@ func Paths(ctx context.Context, paths ...string) <-chan struct{} {
 	go func() {
 		defer recovered(ctx)
 		defer w.Close()
-		f := follower{w, paths, map[string]unix.Stat_t{}}
+		f.watcher, f.watched = w, map[string]unix.Stat_t{}
 		f.follow()
 		for {
 			select {
@@ -106,6 +116,7 @@ func poll(ctx context.Context, changes chan<- struct{}) {
 type follower struct {
 	watcher *fsnotify.Watcher
 	paths   []string
+	within  bool                   // what lies in paths is followed, too
 	watched map[string]unix.Stat_t // by names without links: inotify has one watch of a directory, whatever names it has
 }
 
@@ -152,6 +163,9 @@ func (f *follower) follow() (changed bool) {
 
 // all returns the paths, and what lies in them and may change without a change of theirs: directories and symbolic links.
 func (f *follower) all() []string {
+	if !f.within {
+		return f.paths
+	}
 	all := slices.Clone(f.paths)
 	for _, path := range f.paths {
 		entries, err := os.ReadDir(path)

@@ -4,6 +4,7 @@
 package watch_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
@@ -15,57 +16,67 @@ import (
 )
 
 // H4: every way in which a file gets into a watched place is told of, and what happens elsewhere is not.
-func TestPaths(t *testing.T) {
+func TestWatch(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		path   string // below the test's directory
 		before func(dir string) error
 		change func(dir string) error
-		want   bool
+		paths  bool // Paths tells of it
+		within bool // Folders tells of it
 	}{
-		{"a file appears", "folder", mkdir("folder"), write("folder/a"), true},
-		{"a file is renamed into its place", "folder", both(mkdir("folder"), write("a")), rename("a", "folder/a"), true},
-		{"a file is removed", "folder", both(mkdir("folder"), write("folder/a")), remove("folder/a"), true},
-		{"the folder appears", "above/folder", nil, mkdir("above/folder"), true},
-		{"the folder is another", "folder", both(mkdir("folder"), mkdir("other")), both(remove("folder"), rename("other", "folder")), true},
+		{"a file appears", "folder", mkdir("folder"), write("folder/a"), true, true},
+		{"a file is renamed into its place", "folder", both(mkdir("folder"), write("a")), rename("a", "folder/a"), true, true},
+		{"a file is removed", "folder", both(mkdir("folder"), write("folder/a")), remove("folder/a"), true, true},
+		{"the folder appears", "above/folder", nil, mkdir("above/folder"), true, true},
+		{"the folder is another", "folder", both(mkdir("folder"), mkdir("other")), both(remove("folder"), rename("other", "folder")), true, true},
 		{"a link is switched", "folder/..data/file", both(mkdir("folder/1"), mkdir("folder/2"), link("1", "folder/..data")),
-			both(link("2", "folder/new"), rename("folder/new", "folder/..data")), true},
-		{"a pattern's folder gets a file", "folder/*.toml", mkdir("folder"), write("folder/a.toml"), true},
-		{"a directory in the folder gets a file", "folder", mkdir("folder/layout"), write("folder/layout/index.json"), true},
+			both(link("2", "folder/new"), rename("folder/new", "folder/..data")), true, true},
+		{"a pattern's folder gets a file", "folder/*.toml", mkdir("folder"), write("folder/a.toml"), true, true},
+		{"a directory in the folder gets a file", "folder", mkdir("folder/layout"), write("folder/layout/index.json"), false, true},
 		{"what a link in the folder leads to is another", "folder", both(both(mkdir("folder"), mkdir("far")), both(write("far/new"), both(write("far/a"), link("../far/a", "folder/a")))),
-			rename("far/new", "far/a"), true},
-		{"what a link in the folder leads to appears", "folder", both(mkdir("folder"), link("../far/away/a", "folder/a")), both(mkdir("far/away"), write("far/away/a")), true},
-		{"what the folder leads to appears", "folder", link("far/away", "folder"), mkdir("far/away"), true},
-		{"something else", "folder", both(mkdir("folder"), mkdir("else")), write("else/a"), false},
+			rename("far/new", "far/a"), false, true},
+		{"what a link in the folder leads to appears", "folder", both(mkdir("folder"), link("../far/away/a", "folder/a")), both(mkdir("far/away"), write("far/away/a")), true, true},
+		{"what the folder leads to appears", "folder", link("far/away", "folder"), mkdir("far/away"), true, true},
+		{"something else", "folder", both(mkdir("folder"), mkdir("else")), write("else/a"), false, false},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			dir := t.TempDir()
-			if tt.before != nil {
-				if err := tt.before(dir); err != nil {
+		for _, of := range []struct {
+			name  string
+			watch func(context.Context, ...string) <-chan struct{}
+			want  bool
+		}{
+			{"Paths", watch.Paths, tt.paths},
+			{"Folders", watch.Folders, tt.within},
+		} {
+			t.Run(of.name+"/"+tt.name, func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				if tt.before != nil {
+					if err := tt.before(dir); err != nil {
+						t.Fatal(err)
+					}
+				}
+				changes := of.watch(t.Context(), filepath.Join(dir, tt.path))
+				time.Sleep(100 * time.Millisecond) // until it watches
+				if err := tt.change(dir); err != nil {
 					t.Fatal(err)
 				}
-			}
-			changes := watch.Paths(t.Context(), filepath.Join(dir, tt.path))
-			time.Sleep(100 * time.Millisecond) // until it watches
-			if err := tt.change(dir); err != nil {
-				t.Fatal(err)
-			}
-			limit := 10 * time.Second
-			if !tt.want {
-				limit = time.Second
-			}
-			select {
-			case <-changes:
-				if !tt.want {
-					t.Error("got a change, want none")
+				limit := 10 * time.Second
+				if !of.want {
+					limit = time.Second
 				}
-			case <-time.After(limit):
-				if tt.want {
-					t.Error("got no change, want one")
+				select {
+				case <-changes:
+					if !of.want {
+						t.Error("got a change, want none")
+					}
+				case <-time.After(limit):
+					if of.want {
+						t.Error("got no change, want one")
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }
 
@@ -82,7 +93,7 @@ func TestNameGoes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	changes := watch.Paths(t.Context(), filepath.Join(dir, "folder"))
+	changes := watch.Folders(t.Context(), filepath.Join(dir, "folder"))
 	time.Sleep(100 * time.Millisecond) // until it watches
 	for _, name := range names {
 		for _, change := range []step{remove(name), write("folder/layout/index.json")} {
