@@ -233,21 +233,33 @@ func settle(ctx context.Context, w *fsnotify.Watcher) bool {
 	}
 }
 
-// mounts tells when something was mounted or unmounted: /proc/self/mountinfo is readable with priority then (proc(5)). The
-// file is not os.Open's: Go's own poller would be told of that in our place.
+// mounts tells when something was mounted or unmounted: who waits for /proc/self/mountinfo is woken then (proc(5)). Go's poller
+// does, so that no thread has to.
 func mounts(ctx context.Context, changes chan<- struct{}) {
 	defer recovered(ctx)
-	fd, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
+	file, err := os.Open("/proc/self/mountinfo")
+	if err == nil {
+		defer file.Close()
+		err = woken(ctx, file, func() { tell(changes) })
+	}
+	if ctx.Err() == nil {
 		log.G(ctx).WithError(err).Warn("mounts cannot be watched")
-		return
 	}
-	defer unix.Close(fd)
-	for ctx.Err() == nil {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}
-		n, err := unix.Poll(fds, int(time.Second/time.Millisecond))
-		if err == nil && n > 0 {
-			tell(changes)
+}
+
+// woken calls f whenever what waits for a file is woken, until ctx ends.
+func woken(ctx context.Context, file *os.File, f func()) error {
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { file.Close() })()
+	waits := false
+	return conn.Read(func(uintptr) bool {
+		if waits {
+			f()
 		}
-	}
+		waits = true
+		return false
+	})
 }
