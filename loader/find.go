@@ -98,9 +98,10 @@ func findIn(dir string, add func(string), refuse func(string, error)) {
 	}
 }
 
+// isLayout reports whether a directory is a bundle by itself. A folder of bundles may hold a layout of that very name.
 func isLayout(dir string) bool {
-	_, err := os.Lstat(filepath.Join(dir, ocispec.ImageLayoutFile))
-	return err == nil
+	info, err := os.Lstat(filepath.Join(dir, ocispec.ImageLayoutFile))
+	return err == nil && !info.IsDir()
 }
 
 // trustedBundle is trusted, and of a layout looks at the files that say what is in it, too. Its blobs may be anyone's: each is

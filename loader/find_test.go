@@ -40,3 +40,21 @@ func TestFindNames(t *testing.T) {
 		}
 	}
 }
+
+// TestFindLayouts tells a layout from a folder that holds one, whatever that is called.
+func TestFindLayouts(t *testing.T) {
+	folder := t.TempDir()
+	layout := filepath.Join(folder, "oci-layout")
+	if err := os.Mkdir(layout, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(layout, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{folder, layout} {
+		files, refused := find([]string{path})
+		if len(files) != 1 || files[0] != layout || len(refused) != 0 {
+			t.Errorf("%s: got %q, and %v refused; want %s", path, files, refused, layout)
+		}
+	}
+}
