@@ -189,7 +189,7 @@ func TestSparse(t *testing.T) {
 	config := newSource(t, "amd64", []layer{newLayer(t, 1, 1)}).config
 	before := cut(pack(t, text("manifest.json", `[{"Config":"c","Layers":["l"]}]`), member{name: "c", data: config}), 1024)
 	pax := record("GNU.sparse.major=1") + record("GNU.sparse.minor=0") + record("GNU.sparse.realsize=99999") + record("GNU.sparse.name=l")
-	data := append(rawHeader("PaxHeaders/l", 'x', len(pax)), pad(pax)...)
+	data := append(rawHeader("PaxHeaders/l", 'x', int64(len(pax))), pad(pax)...)
 	data = append(data, append(rawHeader("GNUSparseFile.0/l", '0', 512), pad("0\n")...)...)
 	old := rawHeader("l", 'S', 0)
 	copy(old[257:], "ustar  \x00")
@@ -208,7 +208,7 @@ func TestSparse(t *testing.T) {
 func record(s string) string { return fmt.Sprintf("%d %s\n", len(s)+4, s) }
 
 // rawHeader is a header that archive/tar would not write.
-func rawHeader(name string, typeflag byte, size int) []byte {
+func rawHeader(name string, typeflag byte, size int64) []byte {
 	h := make([]byte, 512)
 	copy(h, name)
 	copy(h[100:], "0000644\x000000000\x000000000\x00")
