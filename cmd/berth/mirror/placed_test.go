@@ -150,7 +150,8 @@ func inMemory(t *testing.T, dir string) bool {
 	if err := unix.Statfs(dir, &stat); err != nil {
 		t.Fatal(err)
 	}
-	return stat.Type == unix.TMPFS_MAGIC || stat.Type == unix.RAMFS_MAGIC
+	magic := uint32(stat.Type) // another type on each architecture
+	return magic == unix.TMPFS_MAGIC || magic == unix.RAMFS_MAGIC
 }
 
 func cachedBytes(t *testing.T, path string) (cached int64) {
