@@ -73,6 +73,7 @@ const (
 type Bundle struct {
 	path   string
 	id     identity
+	tail   digest.Digest // see tailOf
 	format string
 	files  files
 	images []Image

@@ -9,7 +9,7 @@ import (
 )
 
 // listingVersion changes when the meaning of a Listing does; one of another version is not used.
-const listingVersion = 1
+const listingVersion = 2
 
 // Listing is what a later [Open] of the same file would otherwise have to decompress or hash. It is made to be kept as
 // JSON, where nobody writes whom the bundle's reader does not trust: what it says of a file that has not changed is
@@ -17,7 +17,10 @@ const listingVersion = 1
 type Listing struct {
 	Version int      `json:"version"`
 	File    identity `json:"file"`
-	Entries []entry  `json:"entries"`
+	// Tail is the digest of the file's end, which differs where an inode tells nothing: reproducible images of read-only file
+	// systems have files of other content with the same inodes, sizes and times.
+	Tail    digest.Digest `json:"tail"`
+	Entries []entry       `json:"entries"`
 }
 
 // entry is one entry of an archive in a Listing.
@@ -35,7 +38,7 @@ type entry struct {
 // Listing returns what makes a later Open of the same file cheap. It is nil where Open is cheap anyway: of a plain
 // bundle of which nothing had to be hashed.
 func (b *Bundle) Listing() *Listing {
-	l := &Listing{Version: listingVersion, File: b.id}
+	l := &Listing{Version: listingVersion, File: b.id, Tail: b.tail}
 	if c, ok := b.files.(*compressed); ok {
 		for _, f := range c.list {
 			l.Entries = append(l.Entries, entry{f.name, f.size, f.link, f.unusable, f.packed, f.digest, c.kept[f]})
