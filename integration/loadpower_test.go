@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 
@@ -99,6 +100,75 @@ func (p *loadPowered) loseOften(t *testing.T, cutPower bool) {
 	}
 	t.Logf("%d of %d rounds ended during a load", early, *powerRounds)
 	p.wantNoMoreDisk(t)
+}
+
+// TestLoadPowerCutCollecting cuts power while labels change, and while containerd collects what was removed (L4): the next start
+// has it all again, as if nothing had happened.
+func TestLoadPowerCutCollecting(t *testing.T) {
+	daemon.RequireRoot(t)
+	t.Parallel()
+	t.Logf("to repeat: -power.rounds=%d -power.seed=%d", *powerRounds, *powerSeed)
+	random := rand.New(rand.NewPCG(*powerSeed, 2))
+	p := newLoadPowered(t, binaries.Path(t, binaries.Containerd))
+	p.start(t)
+	p.waitLoaded(t)
+	early := 0
+	for round := range *powerRounds {
+		<-p.unpinAndRemoveAll(t)
+		p.daemon.Stop(t)
+		p.start(t) // after a clean end, or what was loaded is compared and synced once more
+		p.waitLoaded(t)
+		ended := p.unpinAndRemoveAll(t)
+		wait := time.Duration(random.Int64N(int64(aCollection)))
+		time.Sleep(wait)
+		select {
+		case <-ended:
+		default:
+			early++
+		}
+		p.lose(t, true)
+		<-ended
+		p.start(t)
+		p.waitLoaded(t)
+		p.wantWhole(t)
+		p.wantNothingMended(t)
+		if t.Failed() {
+			t.Fatalf("round %d, after %s", round, wait)
+		}
+	}
+	t.Logf("%d of %d rounds ended during a collection", early, *powerRounds)
+	p.wantNoMoreDisk(t)
+}
+
+// aCollection is about what removing everything takes.
+const aCollection = 150 * time.Millisecond
+
+// unpinAndRemoveAll begins to take the pins away from all images, and then to remove them and all that they kept, until containerd
+// is lost.
+func (p *loadPowered) unpinAndRemoveAll(t *testing.T) (ended <-chan struct{}) {
+	t.Helper()
+	ctx := namespaces.WithNamespace(t.Context(), string(laneCRI))
+	store := p.daemon.Client().ImageService()
+	list, err := store.List(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, i := range list {
+			i.Labels = nil
+			_, _ = store.Update(ctx, i, "labels")
+		}
+		for n, i := range list {
+			var opts []images.DeleteOpt
+			if n%4 == 3 || n == len(list)-1 {
+				opts = append(opts, images.SynchronousDelete())
+			}
+			_ = store.Delete(ctx, i.Name, opts...)
+		}
+	}()
+	return done
 }
 
 // removeSome removes records of images, some of them all, and with or without what they kept.
