@@ -73,7 +73,7 @@ const (
 type Bundle struct {
 	path   string
 	id     identity
-	tail   digest.Digest // see tailOf
+	tail   digest.Digest // see tailOf; "" if there is no Listing
 	format string
 	files  files
 	images []Image

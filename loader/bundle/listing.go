@@ -4,6 +4,9 @@
 package bundle
 
 import (
+	"io"
+	"os"
+
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/opencontainers/go-digest"
 )
@@ -38,6 +41,9 @@ type entry struct {
 // Listing returns what makes a later Open of the same file cheap. It is nil where Open is cheap anyway: of a plain
 // bundle of which nothing had to be hashed.
 func (b *Bundle) Listing() *Listing {
+	if !b.isRemembered() {
+		return nil
+	}
 	l := &Listing{Version: listingVersion, File: b.id, Tail: b.tail}
 	if c, ok := b.files.(*compressed); ok {
 		for _, f := range c.list {
@@ -45,15 +51,45 @@ func (b *Bundle) Listing() *Listing {
 		}
 		return l
 	}
-	if !b.hashed {
-		return nil
-	}
 	for _, f := range b.files.all() {
 		if f.digest != "" {
 			l.Entries = append(l.Entries, entry{Name: f.name, Size: f.size, Digest: f.digest})
 		}
 	}
 	return l
+}
+
+// isRemembered reports whether b has a Listing.
+func (b *Bundle) isRemembered() bool { return b.Compressed() || b.hashed }
+
+// isOf reports whether l is of the file that id is of and f opens, and can be used at all. Whoever lists the file says why it
+// cannot be read.
+func (l *Listing) isOf(id identity, f *held[*os.File]) bool {
+	if l.File != id || !l.valid() {
+		return false
+	}
+	tail, err := tailOf(f)
+	return err == nil && l.Tail == tail
+}
+
+// tailBytes is how much of the end of a file is looked at to tell it from another. A compressed one has a checksum of all that is
+// in it there (RFC 1952, section 2.3.1; RFC 8878, section 3.1.1), and that of docker save a manifest.json, which names what is in
+// it by digests.
+const tailBytes = 64 << 10
+
+// tailOf is the digest of the end of a file.
+func tailOf(f *held[*os.File]) (digest.Digest, error) {
+	file, release, err := f.take()
+	if err != nil {
+		return "", err
+	}
+	defer release()
+	info, err := file.Stat()
+	if err != nil {
+		return "", err
+	}
+	tail := min(info.Size(), tailBytes)
+	return digest.FromReader(io.NewSectionReader(file, info.Size()-tail, tail))
 }
 
 // valid reports whether l can be used at all.

@@ -42,14 +42,10 @@ func open(ctx context.Context, path string, known *Listing) (_ *Bundle, err erro
 		return nil, err
 	}
 	defer release()
-	tail, err := tailOf(f)
-	if err != nil {
-		return nil, err
-	}
-	if known != nil && (known.File != id || known.Tail != tail || !known.valid()) {
+	if known != nil && !known.isOf(id, f) {
 		known = nil
 	}
-	b := &Bundle{path: path, id: id, tail: tail, blobs: map[digest.Digest]*blob{}, listed: map[string]bool{}, byFile: map[*file]digest.Digest{}, small: map[*file]bool{}}
+	b := &Bundle{path: path, id: id, blobs: map[digest.Digest]*blob{}, listed: map[string]bool{}, byFile: map[*file]digest.Digest{}, small: map[*file]bool{}}
 	defer func() {
 		if (err == nil || !errors.Is(err, ErrChanged)) && b.Changed() {
 			if err == nil {
@@ -76,27 +72,16 @@ func open(ctx context.Context, path string, known *Listing) (_ *Bundle, err erro
 	if c, ok := b.files.(*compressed); ok {
 		c.listed(b.small)
 	}
+	switch {
+	case known != nil:
+		b.tail = known.Tail
+	case b.isRemembered():
+		if b.tail, err = tailOf(f); err != nil {
+			return nil, err
+		}
+	}
 	b.listed, b.byFile, b.small = nil, nil, nil
 	return b, nil
-}
-
-// tailBytes is how much of the end of a file is looked at to tell it from another. A compressed one has a checksum of all that is
-// in it there (RFC 1952, section 2.3.1; RFC 8878, section 3.1.1), and that of docker save a manifest.json, which names what is in it by digests.
-const tailBytes = 64 << 10
-
-// tailOf is the digest of the end of a file, "" of a directory.
-func tailOf(f *held[*os.File]) (digest.Digest, error) {
-	file, release, err := f.take()
-	if err != nil {
-		return "", err
-	}
-	defer release()
-	info, err := file.Stat()
-	if err != nil || info.IsDir() {
-		return "", err
-	}
-	tail := min(info.Size(), tailBytes)
-	return digest.FromReader(io.NewSectionReader(file, info.Size()-tail, tail))
 }
 
 // openFiles tells by content what f is.
