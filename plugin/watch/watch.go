@@ -34,16 +34,17 @@ const (
 // holds what they name, or what a symbolic link among these leads to, until ctx ends. A path may be absent, and may be a
 // pattern in its last element.
 func Paths(ctx context.Context, paths ...string) <-chan struct{} {
-	return watch(ctx, follower{paths: paths})
+	return watch(ctx, paths, false)
 }
 
 // Folders is as [Paths], and sends after something changed in a directory that lies in one of the paths, or behind a symbolic
 // link in it, too.
 func Folders(ctx context.Context, paths ...string) <-chan struct{} {
-	return watch(ctx, follower{paths: paths, within: true})
+	return watch(ctx, paths, true)
 }
 
-func watch(ctx context.Context, f follower) <-chan struct{} {
+// watch also follows what lies within paths if it is asked to.
+func watch(ctx context.Context, paths []string, within bool) <-chan struct{} {
 	changes := make(chan struct{}, 1)
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -56,7 +57,7 @@ func watch(ctx context.Context, f follower) <-chan struct{} {
 	go func() {
 		defer recovered(ctx)
 		defer w.Close()
-		f.watcher, f.watched = w, map[string]unix.Stat_t{}
+		f := follower{w, paths, within, map[string]unix.Stat_t{}}
 		f.follow()
 		for {
 			select {
@@ -135,10 +136,10 @@ func (f *follower) follow() (changed bool) {
 				continue
 			}
 			seen[dir] = true
-			target, err := filepath.EvalSymlinks(dir)
+			resolved, err := filepath.EvalSymlinks(dir)
 			var stat unix.Stat_t
-			if err == nil && unix.Stat(target, &stat) == nil {
-				wanted[target] = stat
+			if err == nil && unix.Stat(resolved, &stat) == nil {
+				wanted[resolved] = stat
 			}
 		}
 	}
