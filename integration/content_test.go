@@ -24,27 +24,25 @@ func TestWrongContent(t *testing.T) {
 	good, evil := image.Small("linux/amd64", 160), image.Small("linux/amd64", 161)
 	byDigest := "quay.io/a@" + good.Digest.String()
 	index := image.Index(good)
+	const manifests, everything = "*/manifests/*", "*" // a server that wants people to log in answers everything so
 	for _, tc := range []struct {
 		name, ref string
-		serve     registry.Fault // of manifests
+		requests  string // that are met with the fault
+		serve     registry.Fault
 		want      string
 	}{
-		{"another manifest for a digest", byDigest, answer(evil.Content, evil.MediaType, good.Digest), "unexpected commit"},
-		{"a manifest that is cut", byDigest, answer(good.Content[:100], good.MediaType, good.Digest), "unexpected commit"},
-		{"a digest header that lies", "quay.io/a:1", answer(evil.Content, evil.MediaType, good.Digest), "unexpected commit"},
-		{"a web page", "quay.io/a:1", answer([]byte("<html>Log in</html>"), "text/html; charset=utf-8", ""), "got text/html and not a manifest"},
-		{"nothing", "quay.io/a:1", answer(nil, good.MediaType, ""), "got nothing and not a manifest"},
-		{"no JSON", "quay.io/a:1", answer([]byte("<html>Log in</html>"), good.MediaType, ""), "invalid character '<'"},
-		{"a digest header of another algorithm", "quay.io/a:1", answer(good.Content, good.MediaType, "md5:d41d8cd98f00b204e9800998ecf8427e"), ""},
-		{"an index called a manifest", "quay.io/a:1", answer(index.Content, good.MediaType, index.Digest), "expected manifest but found index"},
-		{"a manifest called an index", "quay.io/a:1", answer(good.Content, index.MediaType, good.Digest), "expected index but found manifest"},
+		{"another manifest for a digest", byDigest, manifests, answer(evil.Content, evil.MediaType, good.Digest), "unexpected commit"},
+		{"a manifest that is cut", byDigest, manifests, answer(good.Content[:100], good.MediaType, good.Digest), "unexpected commit"},
+		{"a digest header that lies", "quay.io/a:1", manifests, answer(evil.Content, evil.MediaType, good.Digest), "unexpected commit"},
+		{"a web page", "quay.io/a:1", everything, answer([]byte("<html>Log in</html>"), "text/html; charset=utf-8", ""), "got text/html and not a manifest"},
+		{"nothing", "quay.io/a:1", manifests, answer(nil, good.MediaType, ""), "got nothing and not a manifest"},
+		{"no JSON", "quay.io/a:1", manifests, answer([]byte("<html>Log in</html>"), good.MediaType, ""), "invalid character '<'"},
+		{"a digest header of another algorithm", "quay.io/a:1", manifests, answer(good.Content, good.MediaType, "md5:d41d8cd98f00b204e9800998ecf8427e"), ""},
+		{"an index called a manifest", "quay.io/a:1", manifests, answer(index.Content, good.MediaType, index.Digest), "expected manifest but found index"},
+		{"a manifest called an index", "quay.io/a:1", manifests, answer(good.Content, index.MediaType, good.Digest), "expected index but found manifest"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			pattern := "*/manifests/*"
-			if tc.name == "a web page" {
-				pattern = "*" // of the blobs too, as one that wants people to log in answers everything
-			}
-			bad := registry.Start(t, faulty(pattern, tc.serve))
+			bad := registry.Start(t, faulty(tc.requests, tc.serve))
 			for _, img := range []*image.Image{good, evil, index} {
 				img.Push(t, bad, "bad/a:1")
 			}
