@@ -25,10 +25,7 @@ func TestLoadPowerCutAfter(t *testing.T) {
 	p.start(t)
 	p.waitLoaded(t)
 	p.lose(t, true)
-	p.start(t)
-	p.waitLoaded(t)
-	p.wantWhole(t)
-	p.wantNothingMended(t)
+	p.recovers(t)
 }
 
 // TestLoadPowerCutDamages is the proof that the tests of this file can fail: without the one line that makes unpacked layers
@@ -86,20 +83,27 @@ func (p *loadPowered) loseOften(t *testing.T, cutPower bool) {
 			early++
 		}
 		p.lose(t, cutPower)
-		p.start(t)
-		ctx := namespaces.WithNamespace(t.Context(), string(laneCRI))
-		if left, err := p.daemon.Client().LeasesService().List(ctx); err != nil || len(left) > 1 {
-			t.Errorf("round %d, after %s: got leases %v %v, want one at most", round, wait, left, err)
-		}
-		p.waitLoaded(t)
-		p.wantWhole(t)
-		p.wantNothingMended(t)
+		p.recovers(t)
 		if t.Failed() {
 			t.Fatalf("round %d, after %s", round, wait)
 		}
 	}
 	t.Logf("%d of %d rounds ended during a load", early, *powerRounds)
 	p.wantNoMoreDisk(t)
+}
+
+// recovers starts containerd after it was lost: all is loaded again, nothing that was listed had been damaged, and of what was
+// going on there is one lease at most.
+func (p *loadPowered) recovers(t *testing.T) {
+	t.Helper()
+	p.start(t)
+	ctx := namespaces.WithNamespace(t.Context(), string(laneCRI))
+	if left, err := p.daemon.Client().LeasesService().List(ctx); err != nil || len(left) > 1 {
+		t.Errorf("got leases %v %v, want one at most", left, err)
+	}
+	p.waitLoaded(t)
+	p.wantWhole(t)
+	p.wantNothingMended(t)
 }
 
 // TestLoadPowerCutCollecting cuts power while labels change, and while containerd collects what was removed (L4): the next start
@@ -128,10 +132,7 @@ func TestLoadPowerCutCollecting(t *testing.T) {
 		}
 		p.lose(t, true)
 		<-ended
-		p.start(t)
-		p.waitLoaded(t)
-		p.wantWhole(t)
-		p.wantNothingMended(t)
+		p.recovers(t)
 		if t.Failed() {
 			t.Fatalf("round %d, after %s", round, wait)
 		}
