@@ -30,7 +30,7 @@ type archive struct {
 	path    string
 	file    *os.File
 	entries entries
-	stop    func() // ends the writing, but for what file is given by itself
+	stop    func() // ends the writing back, and closes what else the file is written by
 
 	mu   sync.Mutex
 	have map[digest.Digest]bool // written, or being written
