@@ -4,6 +4,7 @@
 package integration_test
 
 import (
+	"fmt"
 	"path/filepath"
 	"testing"
 
@@ -63,5 +64,40 @@ func TestLargeLayersComeAlone(t *testing.T) {
 				t.Errorf("got %d connections for all but large layers, want 1\n%s", len(shared), r.Log.Lines())
 			}
 		})
+	}
+}
+
+// TestBundleWaitsForConnections bundles more large layers than have connections of their own: the others wait for one of these,
+// and do not come over the connection that all else shares.
+func TestBundleWaitsForConnections(t *testing.T) {
+	r := registry.Start(t, registry.Options{})
+	var refs []string
+	for i := range 3 {
+		var layers []image.Layer
+		for j := range 3 {
+			layers = append(layers, image.NewLayer(image.Random("data", uint64(310+3*i+j), 9<<20)))
+		}
+		repository := fmt.Sprintf("p/quay.io/a%d", i)
+		image.New(image.Config{Layers: layers}).Push(t, r, repository+":1")
+		refs = append(refs, fmt.Sprintf("quay.io/a%d:1", i))
+	}
+	config := filepath.Join(t.TempDir(), "berth.toml")
+	write(t, config, entry(t, r, "p"))
+	r.Log.Reset()
+	if _, problems, code := berth(t, append([]string{"bundle", "--config", config, "--out", filepath.Join(t.TempDir(), "a.tar")}, refs...)...); code != 0 {
+		t.Fatal(problems)
+	}
+	layers := 0
+	for _, req := range r.Log.Match("GET", "*/blobs/*") {
+		if req.Sent < 9<<20 {
+			continue
+		}
+		layers++
+		if req.Proto != "HTTP/1.1" {
+			t.Errorf("%s over %s, want HTTP/1.1", req.Path, req.Proto)
+		}
+	}
+	if layers != 9 {
+		t.Errorf("got %d large layers, want 9", layers)
 	}
 }

@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	// largeBlob is the size in bytes from which on a blob is worth a connection: well over what opening one costs.
-	largeBlob = 8 << 20
-	// maxLarge is how many large blobs have connections of their own at once, so that a registry need not fear a node that
+	// LargeBlob is the size in bytes from which on a blob is worth a connection: well over what opening one costs.
+	LargeBlob = 8 << 20
+	// MaxLarge is how many large blobs have connections of their own at once, so that a registry need not fear a node that
 	// pulls many images.
-	maxLarge = 4
+	MaxLarge = 4
 	// sharedFor is how long large blobs come over the shared connection after a server did not take to another one.
 	sharedFor = 5 * time.Minute
 )
@@ -35,7 +35,7 @@ func WithSize(ctx context.Context, bytes int64) context.Context {
 // is better asked for in the other way.
 func isLarge(req *http.Request) bool {
 	size, _ := req.Context().Value(sizeKey{}).(int64)
-	return size >= largeBlob && req.Method == http.MethodGet && req.URL.Scheme == "https" && req.Header.Get("Range") == ""
+	return size >= LargeBlob && req.Method == http.MethodGet && req.URL.Scheme == "https" && req.Header.Get("Range") == ""
 }
 
 // way is one way out. Its requests share a connection where the server speaks HTTP/2, but for a few large blobs: whatever
@@ -51,7 +51,7 @@ func newWay(config *tls.Config, proxy proxyFunc, opts Options) *way {
 	w := &way{shared: newTransport(config, proxy, opts), alone: newTransport(config.Clone(), proxy, opts)}
 	w.alone.Protocols = new(http.Protocols)
 	w.alone.Protocols.SetHTTP1(true)
-	w.alone.MaxIdleConnsPerHost = maxLarge
+	w.alone.MaxIdleConnsPerHost = MaxLarge
 	return w
 }
 
@@ -61,7 +61,7 @@ func (w *way) RoundTrip(req *http.Request) (*http.Response, error) {
 	if at := w.refused.Load(); !isLarge(req) || at != nil && time.Since(*at) < sharedFor {
 		return w.shared.RoundTrip(req)
 	}
-	if w.large.Add(1) > maxLarge {
+	if w.large.Add(1) > MaxLarge {
 		w.large.Add(-1)
 		return w.shared.RoundTrip(req)
 	}

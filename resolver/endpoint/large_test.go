@@ -21,13 +21,13 @@ import (
 	"github.com/berth-edge/berth/resolver/registrytest"
 )
 
-const largeBlob = 8 << 20
+const LargeBlob = 8 << 20
 
 // Large blobs come over connections of their own, a few at once, and give them back.
 func TestLargeBlobsComeAlone(t *testing.T) {
 	t.Parallel()
 	const atOnce, alone = 6, 4
-	image := registrytest.NewImage("large", largeBlob)
+	image := registrytest.NewImage("large", LargeBlob)
 	authority := registrytest.NewAuthority(t)
 	var asked sync.WaitGroup // all are asked for before the first is answered
 	server := registrytest.Serve(t, authority.Server(t), only(image.LayerPath(), func(w http.ResponseWriter, r *http.Request) {
@@ -71,7 +71,7 @@ func TestLargeBlobsComeAlone(t *testing.T) {
 // A server that does not take to a connection of HTTP/1.1 gives large blobs too, and is not asked for another one each time.
 func TestLargeBlobDoesNotComeAlone(t *testing.T) {
 	t.Parallel()
-	image := registrytest.NewImage("large", largeBlob)
+	image := registrytest.NewImage("large", LargeBlob)
 	authority := registrytest.NewAuthority(t)
 	var connections atomic.Int64
 	for _, tt := range []struct {
@@ -132,7 +132,7 @@ func TestLargeBlobDoesNotComeAlone(t *testing.T) {
 // rest of one that was cut short.
 func TestPartsOfALargeBlobDoNotComeAlone(t *testing.T) {
 	t.Parallel()
-	image := registrytest.NewImage("large", largeBlob)
+	image := registrytest.NewImage("large", LargeBlob)
 	authority := registrytest.NewAuthority(t)
 	for _, tt := range []struct {
 		name    string
@@ -186,7 +186,7 @@ func pullLarge(t *testing.T, e *endpoint.Endpoint, image registrytest.Image, opt
 func TestTokenOfLargeBlob(t *testing.T) {
 	t.Parallel()
 	g := guard(t, login(), nil)
-	if err := pull(endpoint.WithSize(t.Context(), largeBlob), g.endpoint, "app", g.image); err != nil {
+	if err := pull(endpoint.WithSize(t.Context(), LargeBlob), g.endpoint, "app", g.image); err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range g.realm.Requests() {

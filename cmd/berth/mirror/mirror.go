@@ -25,6 +25,7 @@ type Mirror struct {
 	wanted   string
 
 	uploads      uploads
+	large        chan struct{} // has an element for each large blob that is bundled now
 	mu           sync.Mutex
 	unconfigured map[string]*endpoint.Endpoint // by host
 	contacts     map[*endpoint.Endpoint]*contact
@@ -35,6 +36,7 @@ func New(routes *resolver.Routes, platform ocispec.Platform) *Mirror {
 	return &Mirror{
 		routes: routes, platform: platforms.Only(platform), wanted: platforms.Format(platform),
 		unconfigured: map[string]*endpoint.Endpoint{}, contacts: map[*endpoint.Endpoint]*contact{},
+		large:   make(chan struct{}, endpoint.MaxLarge),
 		uploads: uploads{has: map[blob]string{}, busy: map[blob]chan struct{}{}, seen: map[blob]bool{}},
 	}
 }

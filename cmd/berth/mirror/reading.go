@@ -16,6 +16,8 @@ import (
 	"oras.land/oras-go/v2/content"
 	"oras.land/oras-go/v2/errdef"
 	"oras.land/oras-go/v2/registry/remote"
+
+	"github.com/berth-edge/berth/resolver/endpoint"
 )
 
 // reading counts the bytes that are read in order to be sent. A blob for a registry, which would say only that it was sent something
@@ -27,7 +29,14 @@ type reading struct {
 
 // Fetch implements [content.Fetcher].
 func (r reading) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	leave, err := r.enter(ctx, desc)
+	if err != nil {
+		return nil, err
+	}
 	body, err := r.origin.Fetch(ctx, desc)
+	if err != nil {
+		leave()
+	}
 	switch {
 	case errors.Is(err, errdef.ErrNotFound) && desc.Platform != nil:
 		return nil, fmt.Errorf("its image for %s is absent; name the platform to take with --platform: %w", platforms.Format(*desc.Platform), err)
@@ -40,7 +49,21 @@ func (r reading) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadClo
 	if r.t.dst != nil {
 		body = &compared{ReadCloser: body, desc: desc, digester: desc.Digest.Algorithm().Digester(), from: r.origin}
 	}
-	return &counted{ReadCloser: body, t: r.t}, nil
+	return &counted{ReadCloser: body, t: r.t, leave: leave}, nil
+}
+
+// enter waits until a large blob for a bundle can have a connection of its own. leave is called when it has been read.
+func (r reading) enter(ctx context.Context, desc ocispec.Descriptor) (leave func(), err error) {
+	if r.t.dst != nil || desc.Size < endpoint.LargeBlob {
+		return func() {}, nil
+	}
+	large := r.t.m.large
+	select {
+	case large <- struct{}{}:
+		return func() { <-large }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // compared is a blob of which the end is withheld if the digest is not what it should be.
@@ -68,12 +91,16 @@ func (c *compared) Read(p []byte) (int, error) {
 type counted struct {
 	io.ReadCloser
 	t      *transfer
+	leave  func()
 	closed sync.Once
 }
 
 // Close implements [io.Closer]. Oras closes what it has sent, and so does the transport that sent it, at the same time.
 func (c *counted) Close() (err error) {
-	c.closed.Do(func() { err = c.ReadCloser.Close() })
+	c.closed.Do(func() {
+		err = c.ReadCloser.Close()
+		c.leave()
+	})
 	return err
 }
 
