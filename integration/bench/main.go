@@ -25,6 +25,13 @@ func main() {
 	only := flag.String("run", "", "only the benchmarks whose name matches: small, large, start, bundle, reload, copy, check, write, growth")
 	plot := flag.String("plot", "", "file to draw the growth of loading to, as SVG")
 	flag.Parse()
+	if args := flag.Args(); len(args) > 3 && args[0] == readLayers {
+		if err := readMain(args[1], args[2], args[3:]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	match, err := regexp.Compile(*only)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench: -run:", err)
