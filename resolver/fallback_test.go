@@ -35,6 +35,14 @@ func cut(content []byte) http.HandlerFunc {
 	}
 }
 
+// page answers everything with one text, as what stands before a registry and wants people to log in does.
+func page(mediaType string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Content-Type"] = []string{mediaType}
+		fmt.Fprint(w, `{"message":"log in first"}`)
+	}
+}
+
 func closed(t testing.TB) target {
 	t.Helper()
 	s := serve(t, http.NotFoundHandler())
@@ -81,6 +89,15 @@ func TestFallback(t *testing.T) {
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()
 		}, whole), cause: "stalled: no byte for 300ms", kind: errdefs.ErrUnavailable},
+		{name: "page of HTML", handler: page("text/html; charset=utf-8"), cause: "got text/html and not a manifest", kind: errdefs.ErrDataLoss},
+		{name: "page of XHTML", handler: page("application/xhtml+xml"), cause: "got application/xhtml+xml and not a manifest", kind: errdefs.ErrDataLoss},
+		{name: "answer of another service", handler: page("application/json"), cause: "got application/json and not a manifest", kind: errdefs.ErrDataLoss},
+		{name: "answer of a file server", handler: page("application/octet-stream"), cause: "got application/octet-stream and not a manifest", kind: errdefs.ErrDataLoss},
+		{name: "answer of no type", handler: page(""), cause: "got no media type and not a manifest", kind: errdefs.ErrDataLoss},
+		{name: "schema 1", handler: at("/manifests/", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Docker-Content-Digest", other.Digest().String())
+			page("application/vnd.docker.distribution.manifest.v1+prettyjws")(w, nil)
+		}, whole), cause: "schema 1", kind: errdefs.ErrInvalidArgument},
 		{name: "token realm", handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="http://evil.test/token"`)
 			w.WriteHeader(http.StatusUnauthorized)

@@ -4,11 +4,11 @@
 package resolver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -61,7 +61,7 @@ func (s *source) String() string { return s.origin.String() }
 func (s *source) Resolve(ctx context.Context) (string, ocispec.Descriptor, error) {
 	_, desc, err := s.origin.Resolve(ctx)
 	if err == nil && !s.asStock {
-		err = checkAnswer(desc)
+		err = CheckManifest(desc)
 	}
 	if err != nil {
 		return "", ocispec.Descriptor{}, err
@@ -70,12 +70,15 @@ func (s *source) Resolve(ctx context.Context) (string, ocispec.Descriptor, error
 	return s.name, desc, nil
 }
 
-// checkAnswer returns an error for what a web server answers that is no registry, or stands before one: containerd would store
-// the page as the image.
-func checkAnswer(desc ocispec.Descriptor) error {
+// CheckManifest returns an error for what is no manifest that containerd pulls: what Docker's first schema has, and what a web
+// server answers that is no registry, or stands before one. containerd would store the page as the image.
+func CheckManifest(desc ocispec.Descriptor) error {
 	switch {
-	case strings.HasPrefix(desc.MediaType, "text/"):
-		return fmt.Errorf("got %s and not a manifest; is this the address of a registry, and is nobody asked to log in first?: %w", desc.MediaType, errdefs.ErrFailedPrecondition)
+	case desc.MediaType == images.MediaTypeDockerSchema1Manifest:
+		return fmt.Errorf("schema 1 image manifests are no longer supported: %w", errdefs.ErrInvalidArgument)
+	case !images.IsManifestType(desc.MediaType) && !images.IsIndexType(desc.MediaType):
+		return fmt.Errorf("got %s and not a manifest; is this the address of a registry, and is nobody asked to log in first?: %w",
+			cmp.Or(desc.MediaType, "no media type"), errdefs.ErrFailedPrecondition)
 	case desc.Size == 0:
 		return fmt.Errorf("got nothing and not a manifest; is this the address of a registry?: %w", errdefs.ErrFailedPrecondition)
 	}
