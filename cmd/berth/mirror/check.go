@@ -108,6 +108,9 @@ func (m *Mirror) look(ctx context.Context, target resolver.Target) (digest.Diges
 // readAll reads a manifest, and checks that it is what its descriptor says.
 func readAll(body io.ReadCloser, desc ocispec.Descriptor) ([]byte, error) {
 	defer body.Close()
+	if err := resolver.CheckManifest(desc); err != nil {
+		return nil, err
+	}
 	if desc.Size > docker.MaxManifestSize {
 		return nil, fmt.Errorf("manifest of %d bytes is larger than %d", desc.Size, docker.MaxManifestSize)
 	}
