@@ -226,12 +226,18 @@ func (e *Endpoint) sendOwn(req *http.Request) (*http.Response, error) {
 	switch {
 	case err == nil:
 		e.spoke.Store(true)
-	case isNotTLS(err) && !e.spoke.Load() && req.Context().Err() == nil:
+	case (isNotTLS(err) || e.isPlainPort(err)) && !e.spoke.Load() && req.Context().Err() == nil:
 		if resp, err = e.routes().own.RoundTrip(overHTTP(req)); err == nil {
 			e.plain.Store(true)
 		}
 	}
 	return resp, err
+}
+
+// isPlainPort reports whether the registry is to be looked for at the port of HTTP, since that is expected, no port is written,
+// and there is nobody at the port of HTTPS.
+func (e *Endpoint) isPlainPort(err error) bool {
+	return e.opts.PlainHTTP && isDial(err) && (&url.URL{Host: e.host}).Port() == ""
 }
 
 // isOwn reports whether u is on the registry's host and port, which are all that secrets may go to. A server may spell

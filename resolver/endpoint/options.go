@@ -39,7 +39,8 @@ type Options struct {
 	// Insecure accepts any certificate of the registry's host and of TokenRealms, and plain HTTP if the port does
 	// not speak TLS.
 	Insecure bool
-	// PlainHTTP says that plain HTTP is expected; it is for [Options.TLS] alone. Whether the port speaks TLS is found out.
+	// PlainHTTP says that plain HTTP is expected. Whether the port speaks TLS is found out; where no port is written, and nobody
+	// is at that of HTTPS, it is that of HTTP.
 	PlainHTTP bool
 	// Proxy is the URL of a proxy for this registry, in place of the environment's.
 	Proxy string

@@ -9,9 +9,11 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -189,6 +191,29 @@ func TestPlainHTTP(t *testing.T) {
 		}
 		if got := server.Connections(); got > 2 {
 			t.Errorf("got %d connections, want 2: TLS is tried once", got)
+		}
+	})
+	t.Run("insecure, at the port of HTTP", func(t *testing.T) {
+		const host = "127.0.0.80" // where nobody is at port 443
+		l, err := net.Listen("tcp", host+":80")
+		if errors.Is(err, syscall.EACCES) && os.Getenv("CI") == "" {
+			t.Skip("needs root to listen at port 80")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := &http.Server{Handler: registrytest.Basic(user, password, registrytest.Registry{Image: image}), ReadHeaderTimeout: time.Minute}
+		go func() { _ = server.Serve(l) }()
+		t.Cleanup(func() { server.Close() })
+		if err := pull(t.Context(), newEndpoint(t, host, login(), endpoint.Options{Insecure: true, PlainHTTP: true}), "app", image); err != nil {
+			t.Error(err)
+		}
+		for name, opts := range map[string]endpoint.Options{"not expected": {Insecure: true}, "not insecure": {PlainHTTP: true}} {
+			k := login()
+			wantError(t, pull(t.Context(), newEndpoint(t, host, k, opts), "app", image), host+": connection refused")
+			if k.asked.Load() != 0 {
+				t.Errorf("%s: the password was asked for", name)
+			}
 		}
 	})
 	t.Run("insecure, and the port speaks TLS by now", func(t *testing.T) {
