@@ -88,6 +88,7 @@ func TestSource(t *testing.T) {
 		{"plain", "hunter2", "hunter2"},
 		{"newline at the end", "hunter2\n", "hunter2"},
 		{"newline of Windows", "hunter2\r\n", "hunter2"},
+		{"byte order mark", "\xef\xbb\xbfhunter2\r\n", "hunter2"},
 		{"spaces are kept", " hunter 2 ", " hunter 2 "},
 		{"other letters", "pässwörd", "pässwörd"},
 	} {

@@ -59,6 +59,10 @@ func TestDockerConfigKeys(t *testing.T) {
 			t.Errorf("%s for %s: got %s, %v, want %s", tt.key, tt.image, got, err, tt.want)
 		}
 	}
+	marked := dockerConfig(t, "\xef\xbb\xbf"+fmt.Sprintf(`{"auths":{"reg.test":{"auth":%q}}}`, b64("u:p")))
+	if got, err := ask(t, marked.Keychain(), "reg.test/app"); err != nil || got != "u:p" {
+		t.Errorf("with a byte order mark: got %s, %v", got, err)
+	}
 	source := dockerConfig(t, fmt.Sprintf(`{"auths":{"reg.test":{"auth":%q},"reg.test/a":{"auth":%q},"reg.test/a/b":{"auth":%q},"reg.test/a/empty":{}}}`, b64("host:p"), b64("a:p"), b64("b:p")))
 	k := source.Keychain()
 	for image, want := range map[string]string{"reg.test/x": "host:p", "reg.test/a/x": "a:p", "reg.test/a/b/c/d": "b:p", "reg.test/ab": "host:p", "reg.test/a/empty/x": "a:p"} {

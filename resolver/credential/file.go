@@ -4,6 +4,7 @@
 package credential
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -192,7 +193,7 @@ func readRegular(path string, max int64) ([]byte, stamp, error) {
 	if int64(len(b)) > max {
 		return nil, seen, fmt.Errorf("%s: larger than %d bytes", path, max)
 	}
-	return b, seen, nil
+	return bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")), seen, nil // a byte order mark
 }
 
 // passwordFile is a user whose password is in a file.
