@@ -120,6 +120,31 @@ func TestTriedAgain(t *testing.T) {
 	}
 }
 
+// R24: a server that is about to end says so on its connections of HTTP/2, and ends before a blob has: the rest is asked for on
+// another one.
+func TestGoneAway(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("away", 1<<20)
+	authority := registrytest.NewAuthority(t)
+	layer := image.LayerPath()
+	var server *registrytest.Server
+	server = registrytest.Serve(t, authority.Server(t), first(1, layer, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "close") // which Go's server says as GOAWAY
+		w.Header().Set("Content-Length", fmt.Sprint(len(image.Layer)))
+		_, _ = w.Write(image.Layer[:1<<19])
+		w.(http.Flusher).Flush()
+		time.Sleep(100 * time.Millisecond) // in which it is said
+		server.CloseConnections()
+	}, registrytest.Registry{Image: image}))
+	if err := pull(t.Context(), newEndpoint(t, server.Host, login(), trusting(authority)), "app", image); err != nil {
+		t.Fatal(err)
+	}
+	requests := server.Requests()
+	if last := requests[len(requests)-1]; last.Proto != "HTTP/2.0" || last.Header.Get("Range") == "" {
+		t.Errorf("got %s of %q over %s, want the rest of the layer over HTTP/2", last.Line, last.Header.Get("Range"), last.Proto)
+	}
+}
+
 // R4, R7, R8, R12, R13, R14, R16, R21, R22, R23, SEC-33: what stays wrong is an error, after few requests.
 func TestFails(t *testing.T) {
 	t.Parallel()

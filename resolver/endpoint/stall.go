@@ -78,9 +78,11 @@ func cutShort(err error) error {
 func isCutShort(err error) bool {
 	var stream http2.StreamError
 	return errors.As(err, &stream) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || isLost(err) ||
-		// net/http does not export these: pings were not answered, or the server closed a new connection at once
+		// net/http does not export these: pings were not answered, the server closed a new connection at once, or one on which
+		// it had said that it is about to end
 		strings.Contains(err.Error(), "http2: client connection lost") ||
-		strings.Contains(err.Error(), "http2: client conn could not be established")
+		strings.Contains(err.Error(), "http2: client conn could not be established") ||
+		strings.Contains(err.Error(), "http2: server sent GOAWAY and closed the connection")
 }
 
 // isLost reports whether the kernel gave up a connection that there was: nothing is said on it any more, see newDialer.
