@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/containerd/v2/core/transfer/local"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berth-edge/berth/resolver"
 	"github.com/berth-edge/berth/resolver/registrytest"
@@ -94,6 +95,9 @@ func TestFallback(t *testing.T) {
 		{name: "answer of another service", handler: page("application/json"), cause: "got application/json and not a manifest", kind: errdefs.ErrDataLoss},
 		{name: "answer of a file server", handler: page("application/octet-stream"), cause: "got application/octet-stream and not a manifest", kind: errdefs.ErrDataLoss},
 		{name: "answer of no type", handler: page(""), cause: "got no media type and not a manifest", kind: errdefs.ErrDataLoss},
+		{name: "error that is called a manifest", handler: page(ocispec.MediaTypeImageManifest), cause: "content size of zero", kind: errdefs.ErrDataLoss},
+		{name: "layer of no size", handler: registrytest.Registry{Image: content.With(func(m *ocispec.Manifest) { m.Layers[0].Size = -1 })},
+			cause: "negative content size", kind: errdefs.ErrDataLoss},
 		{name: "schema 1", handler: at("/manifests/", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Docker-Content-Digest", other.Digest().String())
 			page("application/vnd.docker.distribution.manifest.v1+prettyjws")(w, nil)

@@ -70,7 +70,7 @@ func outcomeOf(err error) outcome {
 		return notFound
 	case errdefs.IsFailedPrecondition(err):
 		return wrongContent // content.Writer's commit: not the digest or the size of the descriptor
-	case strings.Contains(err.Error(), invalidManifest):
+	case strings.Contains(err.Error(), invalidManifest), strings.Contains(err.Error(), invalidDescriptor):
 		return wrongContent
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
 		return truncated
@@ -81,6 +81,9 @@ func outcomeOf(err error) outcome {
 // invalidManifest is what package images' Children says of a manifest or an index that is no JSON, or is the one while its
 // descriptor says the other. There is no kind of error for it.
 const invalidManifest = "children: invalid desc "
+
+// invalidDescriptor is what package remotes says of a descriptor in a manifest that has no size, or none that can be.
+const invalidDescriptor = "unable to fetch descriptor ("
 
 // sentinel is the kind of error that a client sees. It never is ErrNotImplemented, which would make containerd ask
 // another transfer plugin.
