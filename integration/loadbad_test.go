@@ -166,6 +166,38 @@ func TestBadBundles(t *testing.T) {
 	}
 }
 
+// TestOneBadImage loads bundles of which one image cannot be used: the other image is loaded and pinned, status names the bad one,
+// and of a layout that image is loaded too as soon as what it lacked is there.
+func TestOneBadImage(t *testing.T) {
+	daemon.RequireRoot(t)
+	l := newLoading(t, "", daemon.Options{Level: "info"})
+	good, bad := oneLayer(140, "quay.io/onebad/good:1"), oneLayer(141, "quay.io/onebad/bad:1")
+	all := image.OCI([]image.Named{bad, good})
+	lacking := slices.DeleteFunc(slices.Clone(all), func(e image.Entry) bool { return strings.Contains(e.Name, bad.ConfigDigest.Encoded()) })
+	inGzip := oneLayer(142, "quay.io/onebad/gzip:1")
+	saved := slices.DeleteFunc(image.DockerSave([]image.Named{bad, inGzip}), func(e image.Entry) bool { return strings.Contains(e.Name, bad.ConfigDigest.Encoded()) })
+	layout := image.WriteLayout(t, filepath.Join(l.folder, "layout"), lacking)
+	archive := l.put(t, "saved.tar", image.Gzip(image.Tar(saved)))
+	for range 2 { // the second time with what is remembered
+		l.start(t)
+		out, isGood := l.status(t)
+		for _, path := range []string{layout, archive} {
+			if want := "error: open bundle " + path + ": image quay.io/onebad/bad:1: "; isGood || !strings.Contains(section(out, path), want) {
+				t.Errorf("got status %t of %s\n%s\nwant a fault with %q", isGood, path, section(out, path), want)
+			}
+		}
+		l.wantLoaded(t, good)
+		l.wantLoaded(t, inGzip)
+		if got := targets(t, l.Daemon, "k8s.io")["quay.io/onebad/bad:1"]; got != "" {
+			t.Errorf("got the bad image recorded as %s", got)
+		}
+		l.Stop(t)
+	}
+	l.start(t)
+	image.WriteLayout(t, layout, all)
+	l.becomesLoaded(t, "quay.io/onebad/bad:1", bad.Image)
+}
+
 // section is what status prints of a bundle.
 func section(status, path string) string {
 	_, rest, _ := strings.Cut(status, "\n  "+path+": ")

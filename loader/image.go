@@ -173,6 +173,7 @@ func (c contents) chainID() string {
 
 // imagesOf returns the images of a bundle, and what is wrong with those that cannot be used.
 func imagesOf(ctx context.Context, b *bundle.Bundle, m machine) (found []*Image, problems []error) {
+	problems = b.Problems()
 	byDigest := map[digest.Digest]*Image{}
 	for _, i := range b.Images() {
 		if i.Name == "" {

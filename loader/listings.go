@@ -35,6 +35,11 @@ func (l *Loader) list(ctx context.Context, e *entry) bool {
 		}
 		b, err := l.open(ctx, e.path)
 		var machine syscall.Errno
+		fresh := isFresh(e.path) // it may still be copied
+		if err == nil && fresh && len(b.Problems()) > 0 {
+			b.Close()
+			err = b.Problems()[0]
+		}
 		switch {
 		case err == nil:
 			l.catalog.list(ctx, e, b)
@@ -42,7 +47,7 @@ func (l *Loader) list(ctx context.Context, e *entry) bool {
 		case ctx.Err() != nil:
 			e.fail(ctx.Err())
 			return false
-		case isFresh(e.path): // it may still be copied
+		case fresh:
 			if !l.settles(ctx, e) {
 				return false
 			}

@@ -6,6 +6,7 @@ package bundle_test
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -16,12 +17,16 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// refused opens the bundle at path, which must be an error that names the path and says all of want.
+// refused opens the bundle at path, which must be an error, or have an image with a problem, that names the path and says all of
+// want.
 func refused(tb testing.TB, path string, want ...string) error {
 	tb.Helper()
 	b, err := bundle.Open(tb.Context(), path, nil)
 	if err == nil {
-		b.Close()
+		defer b.Close()
+		err = errors.Join(b.Problems()...)
+	}
+	if err == nil {
 		tb.Fatalf("got images %v, want an error with %q", b.Images(), want)
 	}
 	for _, want := range append(want, "open bundle "+path+": ") {
@@ -256,4 +261,67 @@ func TestE45Annotations(t *testing.T) {
 			t.Errorf("got target %+v, want one without annotations, URLs and data", image.Target)
 		}
 	}
+}
+
+// TestOneImageRefused is about bundles of which one image cannot be used: the others are listed, and that one is named, in
+// whatever order they are, and also with a listing.
+func TestOneImageRefused(t *testing.T) {
+	good := newSource(t, "amd64", []layer{newLayer(t, 1, 1)}, "example.com/good:1")
+	bad := newSource(t, "amd64", []layer{newLayer(t, 2, 1)}, "example.com/bad:1")
+	remove := func([]byte) []byte { return nil }
+	spoil := func(data []byte) []byte { return append([]byte("["), data[1:]...) }
+	for _, test := range []struct {
+		name    string
+		members func([]source) []member
+		spoiled string // the end of the name of an entry
+		how     func([]byte) []byte
+		want    string
+	}{
+		{"no config", oci, hexOf(bad.config), remove, "image example.com/bad:1: "},
+		{"no manifest", oci, hexOf(ociManifest(bad)), remove, "image example.com/bad:1: "},
+		{"damaged manifest", oci, hexOf(ociManifest(bad)), spoil, "does not match its name"},
+		{"empty manifest", oci, hexOf(ociManifest(bad)), func([]byte) []byte { return []byte{} }, "bytes in the bundle, want"},
+		{"no config of docker-save", podman, hexOf(bad.config) + ".json", remove, `image example.com/bad:1: image config "`},
+		{"damaged config of docker-save", podman, hexOf(bad.config) + ".json", spoil, "image example.com/bad:1: "},
+		{"no layer of docker-save", podman, hexOf(bad.layers[0].raw) + ".tar", remove, "image example.com/bad:1: layer "},
+	} {
+		for _, images := range [][]source{{good, bad}, {bad, good}} {
+			var members []member
+			for _, m := range test.members(images) {
+				if strings.HasSuffix(m.name, test.spoiled) {
+					m.data = test.how(m.data)
+				}
+				if m.data != nil {
+					members = append(members, m)
+				}
+			}
+			paths := map[string]string{"plain": write(t, pack(t, members...)), "gzip": write(t, gzipped(t, pack(t, members...)))}
+			if members[0].name == ociVersion.name {
+				paths["layout"] = writeDir(t, members...)
+			}
+			for form, path := range paths {
+				t.Run(fmt.Sprintf("%s, %s first, %s", test.name, images[0].tags[0], form), func(t *testing.T) {
+					var known *bundle.Listing
+					for range 2 {
+						b := open(t, path, known)
+						if got := b.Images(); len(got) != 1 || got[0].Name != "example.com/good:1" {
+							t.Errorf("got images %v, want the good one", got)
+						}
+						if got := b.Problems(); len(got) != 1 || !strings.HasPrefix(got[0].Error(), "open bundle "+path+": image example.com/bad:1: ") || !strings.Contains(got[0].Error(), test.want) {
+							t.Errorf("got problems %v, want one of the bad image with %q", got, test.want)
+						}
+						if known = b.Listing(); known == nil {
+							break
+						}
+					}
+				})
+			}
+		}
+	}
+	unnameable := podman([]source{newSource(t, "amd64", nil, "example.com/BAD:1"), good})
+	if b := open(t, write(t, pack(t, unnameable...)), nil); len(b.Images()) != 1 || len(b.Problems()) != 1 {
+		t.Errorf("a name that does not parse: got images %v and problems %v, want one each", b.Images(), b.Problems())
+	}
+	both := podman([]source{bad, newSource(t, "amd64", nil, "example.com/worse:1")})
+	refused(t, write(t, pack(t, both[len(both)-1])), "none of its 2 images can be used, the first of them since image example.com/bad:1: ")
 }

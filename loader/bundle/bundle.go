@@ -24,6 +24,7 @@ package bundle
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"slices"
 
@@ -77,6 +78,8 @@ type Bundle struct {
 	format string
 	files  files
 	images []Image
+	// problems are what is wrong with the other images.
+	problems []error
 	// referrers are what index.json says is about another manifest.
 	referrers []Referrer
 	blobs     map[digest.Digest]*blob
@@ -107,6 +110,16 @@ func (b *Bundle) Format() string { return b.format }
 // Images returns the images of the bundle, in its order. A name that the bundle gives to two different images is
 // there twice, and is that of the last, as `ctr image import` has it.
 func (b *Bundle) Images() []Image { return slices.Clone(b.images) }
+
+// Problems returns what is wrong with the images that the bundle lists and Images leaves out, naming them and the bundle: a
+// manifest or config that is absent, damaged or not what its digest says, or a name that does not parse.
+func (b *Bundle) Problems() []error {
+	problems := make([]error, 0, len(b.problems))
+	for _, err := range b.problems {
+		problems = append(problems, fmt.Errorf("open bundle %s: %w", b.path, err))
+	}
+	return problems
+}
 
 // Referrers returns what the bundle holds about its images, in its order. What it says of them is not verified, and a blob of
 // one may be absent.

@@ -132,6 +132,9 @@ func (c *compressed) listed(needed map[*file]bool) {
 	c.passes = -1
 }
 
+// errPasses is returned for a bundle that would have to be read too often to be listed.
+var errPasses = fmt.Errorf("has more than %d MiB of manifests and configs; decompress it", maxKept>>20)
+
 // open decompresses up to f, unless it was kept.
 func (c *compressed) open(ctx context.Context, want *file) (io.ReadCloser, error) {
 	if data, ok := c.kept[want]; ok {
@@ -139,7 +142,7 @@ func (c *compressed) open(ctx context.Context, want *file) (io.ReadCloser, error
 	}
 	if c.passes >= 0 {
 		if c.passes++; c.passes > maxPasses {
-			return nil, fmt.Errorf("has more than %d MiB of manifests and configs; decompress it", maxKept>>20)
+			return nil, errPasses
 		}
 	}
 	d, err := c.decompress(ctx)

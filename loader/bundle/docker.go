@@ -69,7 +69,7 @@ func (b *Bundle) listDocker(ctx context.Context) error {
 		return fmt.Errorf("%s %w", manifestFile, err)
 	case err != nil:
 		return fmt.Errorf("%s: %w", manifestFile, err)
-	case len(b.images) == 0:
+	case len(b.images)+len(b.problems) == 0:
 		return fmt.Errorf("%s lists no image", manifestFile)
 	}
 	return nil
@@ -85,7 +85,8 @@ func (b *Bundle) nested() string {
 	return ""
 }
 
-// addDocker adds an image under all its tags, and returns the size of the manifest that was made for it.
+// addDocker adds an image under all its tags, and returns the size of the manifest that was made for it. What is wrong with
+// the image alone is noted.
 func (b *Bundle) addDocker(ctx context.Context, image dockerImage) (int, error) {
 	called := image.Config
 	if len(image.RepoTags) > 0 {
@@ -93,7 +94,7 @@ func (b *Bundle) addDocker(ctx context.Context, image dockerImage) (int, error) 
 	}
 	desc, err := b.makeManifest(ctx, image)
 	if err != nil {
-		return 0, fmt.Errorf("image %.300s: %w", called, err)
+		return 0, b.refuse(fmt.Errorf("image %.300s: %w", called, err))
 	}
 	if len(image.RepoTags) == 0 {
 		return int(desc.Size), b.addImage(Image{Target: desc})
@@ -101,7 +102,10 @@ func (b *Bundle) addDocker(ctx context.Context, image dockerImage) (int, error) 
 	for _, tag := range image.RepoTags {
 		named, err := reference.ParseDockerRef(tag)
 		if err != nil {
-			return 0, fmt.Errorf("normalize image ref %.300q: %w", tag, err)
+			if err := b.refuse(fmt.Errorf("normalize image ref %.300q: %w", tag, err)); err != nil {
+				return 0, err
+			}
+			continue
 		}
 		if err := b.addImage(Image{Name: named.String(), Target: desc}); err != nil {
 			return 0, err

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
@@ -57,11 +58,11 @@ func (b *Bundle) listOCI(ctx context.Context) error {
 	}
 	g := graph{bundle: b, seen: map[place]node{}}
 	for _, desc := range top.Manifests {
-		if err := b.addOCI(ctx, &g, desc); err != nil {
+		if err := b.refuse(b.addOCI(ctx, &g, desc)); err != nil {
 			return err
 		}
 	}
-	if len(b.images) == 0 {
+	if len(b.images)+len(b.problems) == 0 {
 		return fmt.Errorf("%s lists no image", indexFile)
 	}
 	return nil
@@ -106,9 +107,28 @@ func (b *Bundle) addImage(image Image) error {
 	}
 	b.listed[key] = true
 	if len(b.images) == maxManifests {
-		return fmt.Errorf("more than %d images", maxManifests)
+		return errTooMany
 	}
 	b.images = append(b.images, image)
+	return nil
+}
+
+// errTooMany is returned for a bundle with more than maxManifests images.
+var errTooMany = fmt.Errorf("more than %d images", maxManifests)
+
+// refuse notes what is wrong with one image: the others can be used. It returns err if it is about more than that image.
+func (b *Bundle) refuse(err error) error {
+	var machine syscall.Errno
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &machine), errors.Is(err, ErrChanged), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded),
+		errors.Is(err, errTooMany), errors.Is(err, errPasses):
+		return err
+	case len(b.problems) == maxManifests:
+		return errTooMany
+	}
+	b.problems = append(b.problems, err)
 	return nil
 }
 
@@ -145,6 +165,8 @@ type node struct {
 	missing error
 	// height is the number of indexes from this one down to the lowest, 0 for a manifest.
 	height int
+	// err is what is wrong with it, or below it.
+	err error
 }
 
 // visit reads desc, which has depth-1 indexes above it, and all that the bundle holds below it.
@@ -161,21 +183,30 @@ func (g *graph) visit(ctx context.Context, desc descriptor, depth int) (node, er
 	if isIndex && depth-1+max(n.height, 1) > maxDepth {
 		return node{}, fmt.Errorf("indexes are nested more than %d deep, or in a circle, at %s", maxDepth, desc.Digest)
 	}
-	data, err := g.bundle.blobJSON(ctx, desc, ok)
-	if errors.Is(err, errdefs.ErrNotFound) {
-		kind := blobKind(desc.target())
-		return node{missing: fmt.Errorf("%s %s %s", kind, desc.Digest, g.bundle.absence(desc.Digest))}, nil
+	if !g.bundle.Has(desc.Digest) {
+		return node{missing: fmt.Errorf("%s %s %s", blobKind(desc.target()), desc.Digest, g.bundle.absence(desc.Digest))}, nil
 	}
-	if err != nil || ok {
-		return n, err
+	if err := desc.fits(g.bundle.blobs[desc.Digest].size); err != nil {
+		return node{}, err
 	}
-	if isIndex {
+	if !ok {
+		n = g.read(ctx, desc, depth)
+		g.seen[at] = n
+	}
+	return n, n.err
+}
+
+func (g *graph) read(ctx context.Context, desc descriptor, depth int) (n node) {
+	data, err := g.bundle.blobJSON(ctx, desc)
+	switch {
+	case err != nil:
+	case images.IsIndexType(desc.MediaType):
 		n, err = g.visitIndex(ctx, desc, data, depth)
-	} else {
+	default:
 		n, err = g.visitManifest(desc, data)
 	}
-	g.seen[at] = n
-	return n, err
+	n.err = err
+	return n
 }
 
 func (g *graph) visitIndex(ctx context.Context, desc descriptor, data []byte, depth int) (node, error) {
@@ -224,16 +255,9 @@ func (g *graph) visitManifest(desc descriptor, data []byte) (node, error) {
 	return node{}, nil
 }
 
-// blobJSON returns the content of desc and verifies it, or only looks at its size if it was read before.
-func (b *Bundle) blobJSON(ctx context.Context, desc descriptor, before bool) ([]byte, error) {
-	if !b.Has(desc.Digest) {
-		return nil, errdefs.ErrNotFound
-	}
-	blob := b.blobs[desc.Digest]
-	if err := desc.fits(blob.size); err != nil || before {
-		return nil, err
-	}
-	data, err := b.readJSON(ctx, blob.file)
+// blobJSON returns the content of desc, which b has, and verifies it.
+func (b *Bundle) blobJSON(ctx context.Context, desc descriptor) ([]byte, error) {
+	data, err := b.readJSON(ctx, b.blobs[desc.Digest].file)
 	if err != nil {
 		return nil, err
 	}

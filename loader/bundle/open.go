@@ -19,7 +19,7 @@ import (
 )
 
 // Open lists a bundle: a regular file or an OCI layout directory. Anything else, a symbolic link to one included, is an
-// error, and so is a bundle with no image in it.
+// error, and so is a bundle with no image in it that can be used; see [Bundle.Problems] for the others of one that has any.
 //
 // known is what [Bundle.Listing] returned for the same path earlier, or nil. It is used only if it is of the same file,
 // by device, inode, size, times and its end, and saves reading what would have to be decompressed or hashed to be listed.
@@ -63,7 +63,15 @@ func open(ctx context.Context, path string, known *Listing) (_ *Bundle, err erro
 		return nil, err
 	}
 	b.files = files
-	if err := b.list(ctx); err != nil {
+	err = b.list(ctx)
+	switch n := len(b.problems); {
+	case err != nil || len(b.images) > 0:
+	case n == 1:
+		err = b.problems[0]
+	default:
+		err = fmt.Errorf("none of its %d images can be used, the first of them since %w", n, b.problems[0])
+	}
+	if err != nil {
 		if a, ok := b.files.(*archive); ok && !a.ended {
 			err = fmt.Errorf("%w (the file ends without the end mark of a tar archive; copy incomplete?)", err)
 		}

@@ -35,6 +35,9 @@ func CheckBundle(ctx context.Context, path string) ([]CheckedImage, error) {
 		return nil, err
 	}
 	defer b.Close()
+	if err := errors.Join(b.Problems()...); err != nil {
+		return nil, err
+	}
 	r := readBundle{}
 	if err := b.Walk(ctx, r.read); err != nil {
 		return nil, err

@@ -37,6 +37,9 @@ func OpenBundle(ctx context.Context, path string) (*BundleSource, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := errors.Join(b.Problems()...); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
 	b.Hold() // until it is closed, though another takes its place
 	s := &BundleSource{bundle: b, blobs: b}
 	if b.Compressed() {

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -83,5 +84,20 @@ func TestBundleSourceNameTwice(t *testing.T) {
 	got, err := src.Resolve(t.Context(), name)
 	if want := digest.FromBytes(last.Manifest); err != nil || got.Digest != want {
 		t.Errorf("got %s %v, want %s", got.Digest, err, want)
+	}
+}
+
+// TestBundleWithBadImage is about a bundle of which one image cannot be used: nothing is copied from it, and it does not pass for good.
+func TestBundleWithBadImage(t *testing.T) {
+	good, bad := registrytest.NewImage("good", 100), registrytest.NewImage("bad", 100)
+	bad.Config = []byte("not what the manifest says")
+	path := filepath.Join(t.TempDir(), "bad.tar")
+	writeBundle(t, path, "quay.io/app:1", good, bad)
+	const want = "image quay.io/app:1: config sha256:"
+	if src, err := OpenBundle(t.Context(), path); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("open: got %v %v, want an error with %q", src, err, want)
+	}
+	if checked, err := CheckBundle(t.Context(), path); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("check: got %v %v, want an error with %q", checked, err, want)
 	}
 }
