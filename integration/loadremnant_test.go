@@ -6,8 +6,10 @@ package integration_test
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -127,6 +129,48 @@ func TestBlobsAfterPowerCut(t *testing.T) {
 	p.wantWhole(t)
 	if got := len(p.daemon.Log.Lines("blob is damaged")); got != len(short) {
 		t.Errorf("got %d lines of damaged blobs, want %d", got, len(short))
+	}
+}
+
+// TestSpoiledElsewhere has the blobs of an image damaged in the content store, where the loader's namespace does not know them: they
+// are another namespace's, or a power cut came before they were recorded. The first load writes them again.
+func TestSpoiledElsewhere(t *testing.T) {
+	daemon.RequireRoot(t)
+	for _, recorded := range []bool{true, false} {
+		for i, pack := range []func([]byte) []byte{func(d []byte) []byte { return d }, image.Gzip} {
+			l := newLoading(t, "", daemon.Options{CRI: true})
+			l.start(t)
+			img := threeLayers(image.NewLayer(image.Random("shared", 350, 30000)), 351, "quay.io/spoiled:1")
+			archive := image.Tar(image.OCI([]image.Named{img}))
+			l.Ctr(t, "-n", "default", "images", "import", image.WriteFile(t, filepath.Join(t.TempDir(), "a.tar"), archive))
+			l.Stop(t)
+			if !recorded {
+				if err := os.Remove(l.metadata()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			blobs := img.Blobs()
+			for n, d := range slices.Sorted(maps.Keys(blobs)) {
+				data := blobs[d]
+				if n%2 == 0 {
+					data = nil // what is there is of length 0, or zeros
+				}
+				if err := os.WriteFile(l.blob(d), make([]byte, len(data)), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			l.put(t, "a.tar", pack(archive))
+			l.start(t)
+			if out, good := l.status(t); !good {
+				t.Errorf("recorded %t, packing %d: got status\n%s", recorded, i, out)
+			}
+			l.wantLoaded(t, img)
+			for d, data := range blobs {
+				if got, err := os.ReadFile(l.blob(d)); err != nil || !bytes.Equal(got, data) {
+					t.Errorf("recorded %t, packing %d: got another blob %s: %v", recorded, i, d, err)
+				}
+			}
+		}
 	}
 }
 

@@ -62,17 +62,27 @@ func (l *Loader) check(ctx context.Context, image *Image) (lacks, error) {
 // isWhole reports whether a blob that the content store knows is there, with its size; what is no layer is small, and must have
 // its digest, too: in the last block of a file a power cut leaves zeros.
 func (l *Loader) isWhole(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
-	return l.compareBlob(ctx, desc, desc.Size <= maxHashed && !images.IsLayerType(desc.MediaType))
+	return compareBlob(ctx, l.Content, desc, desc.Size <= maxHashed && !images.IsLayerType(desc.MediaType))
 }
 
 // isSound reports whether a blob that the content store knows is there, with the content that its digest says. It reads all of it.
 func (l *Loader) isSound(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
-	return l.compareBlob(ctx, desc, true)
+	return compareBlob(ctx, l.Content, desc, true)
+}
+
+// isSpoiled reports whether a blob that the content store does not know in this namespace is there all the same, and damaged: it
+// is another namespace's, or a power cut came before it was recorded. A pull would take it for whole.
+func (l *Loader) isSpoiled(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	if _, err := l.Blobs.Info(ctx, desc.Digest); errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	sound, err := compareBlob(ctx, l.Blobs, desc, true)
+	return err == nil && !sound, err
 }
 
 // compareBlob compares a blob with its size, and with its digest if it is to be read.
-func (l *Loader) compareBlob(ctx context.Context, desc ocispec.Descriptor, read bool) (bool, error) {
-	ra, err := l.Content.ReaderAt(ctx, desc)
+func compareBlob(ctx context.Context, store content.Provider, desc ocispec.Descriptor, read bool) (bool, error) {
+	ra, err := store.ReaderAt(ctx, desc)
 	if errdefs.IsNotFound(err) {
 		return false, nil
 	}

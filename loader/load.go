@@ -147,7 +147,7 @@ func normalized(name string) string {
 	return reference.TagNameOnly(named).String()
 }
 
-// supply writes the blobs that a pull would not: those that are damaged, since it takes what is known for whole; those of
+// supply writes the blobs that a pull would not: those that are damaged, since it takes what is there for whole; those of
 // layers whose snapshots exist, since it skips these; and those of no bytes, which it takes for the fault of a registry.
 func (l *Loader) supply(ctx context.Context, image *Image, k lacks) error {
 	for _, desc := range k.damaged {
@@ -156,10 +156,15 @@ func (l *Loader) supply(ctx context.Context, image *Image, k lacks) error {
 		}
 	}
 	for _, desc := range k.missing {
-		if k.snapshot && desc.Size > 0 {
-			continue
+		spoiled, err := l.isSpoiled(ctx, desc)
+		switch {
+		case err != nil:
+		case spoiled:
+			err = l.replace(ctx, image.Bundle.Path(), desc, fetcher{image}.Fetch)
+		case !k.snapshot || desc.Size == 0:
+			err = l.write(ctx, image, desc)
 		}
-		if err := l.write(ctx, image, desc); err != nil {
+		if err != nil {
 			return err
 		}
 	}
