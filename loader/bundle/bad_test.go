@@ -322,6 +322,10 @@ func TestOneImageRefused(t *testing.T) {
 	if b := open(t, write(t, pack(t, unnameable...)), nil); len(b.Images()) != 1 || len(b.Problems()) != 1 {
 		t.Errorf("a name that does not parse: got images %v and problems %v, want one each", b.Images(), b.Problems())
 	}
+	link := member{name: "gone/layer.tar", typeflag: tar.TypeSymlink, link: "../absent/layer.tar"}
+	if b := open(t, write(t, pack(t, append(podman([]source{good}), link)...)), nil); len(b.Images()) != 1 || len(b.Problems()) != 1 {
+		t.Errorf("a link that leads nowhere: got images %v and problems %v, want one each", b.Images(), b.Problems())
+	}
 	both := podman([]source{bad, newSource(t, "amd64", nil, "example.com/worse:1")})
-	refused(t, write(t, pack(t, both[len(both)-1])), "none of its 2 images can be used, the first of them since image example.com/bad:1: ")
+	refused(t, write(t, pack(t, both[len(both)-1])), "none of its images can be used; the first of 2 faults: image example.com/bad:1: ")
 }

@@ -112,7 +112,7 @@ func (b *Bundle) Format() string { return b.format }
 func (b *Bundle) Images() []Image { return slices.Clone(b.images) }
 
 // Problems returns what is wrong with the images that the bundle lists and Images leaves out, naming them and the bundle: a
-// manifest or config that is absent, damaged or not what its digest says, or a name that does not parse.
+// manifest or config that is absent, damaged or not what its digest says, a name that does not parse, or a link that leads nowhere.
 func (b *Bundle) Problems() []error {
 	problems := make([]error, 0, len(b.problems))
 	for _, err := range b.problems {

@@ -47,7 +47,8 @@ func (b *Bundle) listDocker(ctx context.Context) error {
 	}
 	for _, f := range b.files.all() {
 		if f.link != "" {
-			if _, err := b.follow(f); err != nil {
+			_, err := b.follow(f)
+			if err := b.refuse(err); err != nil {
 				return err
 			}
 		}

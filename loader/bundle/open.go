@@ -69,7 +69,7 @@ func open(ctx context.Context, path string, known *Listing) (_ *Bundle, err erro
 	case n == 1:
 		err = b.problems[0]
 	default:
-		err = fmt.Errorf("none of its %d images can be used, the first of them since %w", n, b.problems[0])
+		err = fmt.Errorf("none of its images can be used; the first of %d faults: %w", n, b.problems[0])
 	}
 	if err != nil {
 		if a, ok := b.files.(*archive); ok && !a.ended {
