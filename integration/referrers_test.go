@@ -6,6 +6,7 @@ package integration_test
 import (
 	"bytes"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/berth-edge/berth/integration/binaries"
 	"github.com/berth-edge/berth/integration/daemon"
+	"github.com/berth-edge/berth/integration/image"
 	"github.com/berth-edge/berth/integration/registry"
 )
 
@@ -125,6 +127,37 @@ func TestCopyReferrers(t *testing.T) {
 			t.Fatalf("copy %v: got %d\n%s", flags, code, out)
 		}
 		p.wantSignatures(t, all, flags != nil)
+	}
+}
+
+// TestCopyReferrersListed copies two artifacts into a registry that has no list of referrers of its own and lets nothing be deleted.
+// It takes the first, and not the list for long: the copy ends, and goes on when it is begun again.
+func TestCopyReferrersListed(t *testing.T) {
+	const atATime = 4 // sendings of a request that fails
+	p := newProfile(t, 0, registry.Options{})
+	p.own = registry.Start(t, registry.Options{Middleware: registry.Chain(
+		registry.On("DELETE", "", -1, registry.Fail(http.StatusMethodNotAllowed)),
+		registry.On("PUT", "/v2/*/manifests/sha256-*", 3*atATime, registry.Fail(http.StatusInternalServerError)))})
+	write(t, p.config, entry(t, p.public, "")+entry(t, p.own, "")+rule(p.public.Host(), p.own.Host()+"/cluster/mirror"))
+	p.add(t, "team/app:1", image.Small("linux/amd64", 910))
+	subject := p.images[p.refs[0]].Descriptor
+	want := sign(t, p.public, "team/app", subject)
+	another, err := oras.PackManifest(t.Context(), repository(t, p.public, "team/app"), oras.PackManifestVersion1_1, "application/vnd.example.sbom",
+		oras.PackManifestOptions{Subject: &subject})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, another.Digest)
+	for _, wantCode := range []int{1, 0} {
+		if out, code := p.copied(t, "--referrers"); code != wantCode {
+			t.Fatalf("copy: got %d, want %d\n%s", code, wantCode, out)
+		}
+	}
+	got := signatures(t, p.own, "cluster/mirror/team/app", subject)
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

@@ -44,8 +44,9 @@ func (m *Mirror) repository(target resolver.Target, actions string) (*remote.Rep
 	again := retry.NewTransport(&client{hosts[0], m.contact(e), "repository:" + path + ":" + actions})
 	again.Policy = func() retry.Policy { return patience }
 	return &remote.Repository{
-		Client:    &http.Client{Transport: again},
-		Reference: registry.Reference{Registry: e.Host(), Repository: path},
+		Client:          &http.Client{Transport: again},
+		Reference:       registry.Reference{Registry: e.Host(), Repository: path},
+		SkipReferrersGC: true, // most registries let nobody delete, and a right to push is none to delete
 	}, nil
 }
 

@@ -6,6 +6,7 @@ package mirror
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/opencontainers/go-digest"
@@ -113,7 +114,7 @@ func (t *transfer) copyReferrers(ctx context.Context, found []referrer) (int, er
 	for n, r := range found {
 		var err error
 		if r.tag == "" {
-			err = oras.CopyGraph(ctx, reading{t.src, t}, t.dst, r.desc, t.graph())
+			err = t.copyReferrer(ctx, r)
 		} else {
 			_, err = oras.Copy(ctx, reading{t.src, t}, t.tagAt(r.tag), t.dst, r.tag, oras.CopyOptions{CopyGraphOptions: t.graph()})
 		}
@@ -122,4 +123,38 @@ func (t *transfer) copyReferrers(ctx context.Context, found []referrer) (int, er
 		}
 	}
 	return len(found), nil
+}
+
+// copyReferrer copies what names its subject. A registry that does not find it by that has a list of referrers under a tag, which is
+// written after the manifest. If a copy ended between the two, the manifest is sent again, and listed.
+func (t *transfer) copyReferrer(ctx context.Context, r referrer) error {
+	var dst oras.Target = t.dst
+	there, err := t.dst.Exists(ctx, r.desc)
+	if err != nil {
+		return err
+	}
+	if there {
+		listed, err := t.dst.Predecessors(ctx, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: r.subject})
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(listed, func(desc ocispec.Descriptor) bool { return desc.Digest == r.desc.Digest }) {
+			dst = unlisted{t.dst, r.desc.Digest}
+		}
+	}
+	return oras.CopyGraph(ctx, reading{t.src, t}, dst, r.desc, t.graph())
+}
+
+// unlisted is a destination that is to be sent a manifest which it has.
+type unlisted struct {
+	*destination
+	manifest digest.Digest
+}
+
+// Exists implements [content.ReadOnlyStorage].
+func (u unlisted) Exists(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
+	if desc.Digest == u.manifest {
+		return false, nil
+	}
+	return u.destination.Exists(ctx, desc)
 }
