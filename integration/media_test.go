@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -105,6 +106,49 @@ func TestOtherMediaTypes(t *testing.T) {
 	for _, namespace := range []string{"k8s.io", "default"} {
 		if got, want := targets(t, ours.Daemon, namespace), targets(t, stock, namespace); !maps.Equal(got, want) {
 			t.Errorf("%s: got images %v, want stock's %v", namespace, got, want)
+		}
+	}
+}
+
+// TestCheckAsNodes has check say of images of unusual kinds what nodes make of them, and copy and bundle take what check finds.
+func TestCheckAsNodes(t *testing.T) {
+	daemon.RequireRoot(t)
+	r := registry.Start(t, registry.Options{Middleware: registry.On("", "*/schema1/manifests/*", -1, serveSchema1)})
+	bare := func(img *image.Image) *image.Image { // an index of it does not name its platform
+		img.Platform = nil
+		return img
+	}
+	for name, img := range map[string]*image.Image{
+		"bare":    image.Index(bare(image.Small("linux/amd64", 250))),
+		"other":   image.Index(bare(image.Small("linux/s390x", 251))),
+		"behind":  image.Index(bare(image.Small("linux/s390x", 252)), image.Small("linux/amd64", 253)),
+		"nested":  image.Index(image.Index(image.Small("linux/s390x", 254), image.Small("linux/amd64", 255))),
+		"foreign": image.Index(image.Index(image.Small("linux/s390x", 256))),
+	} {
+		img.Push(t, r, name+":1")
+	}
+	n := startNode(t, entry(t, r, ""), daemon.Options{CRI: true})
+	dir := t.TempDir()
+	write(t, dir+"/direct.toml", entry(t, r, ""))
+	own := registry.Start(t, registry.Options{})
+	write(t, dir+"/copy.toml", entry(t, r, "")+entry(t, own, "")+rule(r.Host(), own.Host()+"/m"))
+	for name, want := range map[string]string{
+		"bare": "", "other": "it is for linux/s390x, not for linux/amd64", "behind": "", "nested": "", "foreign": "it is for linux/s390x, not for linux/amd64",
+		"schema1": "schema 1 image manifests are no longer supported",
+	} {
+		ref := r.Host() + "/" + name + ":1"
+		if err := pullCRI(t, n.Daemon, ref); (err == nil) != (want == "") {
+			t.Errorf("%s: got %v of the node, want %q", name, err, want)
+		}
+		for _, args := range [][]string{
+			{"check", "--config", dir + "/direct.toml"},
+			{"bundle", "--config", dir + "/direct.toml", "--out", dir + "/" + name + ".tar", "--platform", "linux/amd64"},
+			{"copy", "--config", dir + "/copy.toml", "--platform", "linux/amd64"},
+		} {
+			out, problems, code := berth(t, append(args, ref)...)
+			if (code == 0) != (want == "") || !strings.Contains(out, want) {
+				t.Errorf("%s %s: got %d\n%s%s\nwant %q", args[0], name, code, out, problems, want)
+			}
 		}
 	}
 }

@@ -192,7 +192,10 @@ func (m *Mirror) only(ctx context.Context, from content.Fetcher, root ocispec.De
 		if best == nil {
 			return ocispec.Descriptor{}, platformError{available(index), m.wanted}
 		}
-		return *best, nil
+		if best.Platform == nil {
+			_, err = m.only(ctx, from, *best)
+		}
+		return *best, err
 	}
 	text, err := content.FetchAll(ctx, from, root)
 	if err != nil {

@@ -4,6 +4,7 @@
 package mirror
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -75,8 +76,8 @@ func (m *Mirror) look(ctx context.Context, target resolver.Target) (digest.Diges
 		return "", 0, err
 	}
 	desc := root
-	if images.IsIndexType(root.MediaType) {
-		index, err := parseIndex(root, text)
+	for images.IsIndexType(desc.MediaType) {
+		index, err := parseIndex(desc, text)
 		if err != nil {
 			return "", 0, err
 		}
@@ -85,7 +86,10 @@ func (m *Mirror) look(ctx context.Context, target resolver.Target) (digest.Diges
 			return "", 0, platformError{available(index), m.wanted}
 		}
 		desc = *best
-		if text, err = content.FetchAll(ctx, repo, desc); err != nil {
+		if body, err = repo.Fetch(ctx, desc); err == nil {
+			text, err = readAll(body, desc)
+		}
+		if err != nil {
 			return "", 0, fmt.Errorf("manifest of the index: %w", err)
 		}
 	}
@@ -93,7 +97,7 @@ func (m *Mirror) look(ctx context.Context, target resolver.Target) (digest.Diges
 	if err := json.Unmarshal(text, &manifest); err != nil {
 		return "", 0, fmt.Errorf("read manifest %s: %w", desc.Digest, err)
 	}
-	if desc.Digest == root.Digest {
+	if desc.Platform == nil {
 		if err := m.checkPlatform(ctx, repo, manifest.Config); err != nil {
 			return "", 0, err
 		}
@@ -133,14 +137,15 @@ func parseIndex(desc ocispec.Descriptor, text []byte) (index ocispec.Index, err 
 	return index, err
 }
 
-// choose returns the manifest of an index that a node of the platform takes, nil if there is none.
+// choose returns the manifest of an index that a node of the platform takes, nil if there is none. As in containerd, one that
+// names no platform may be for any, and stands behind those that name theirs.
 func choose(index ocispec.Index, platform platforms.MatchComparer) *ocispec.Descriptor {
 	var best *ocispec.Descriptor
 	for i, desc := range index.Manifests {
-		if desc.Platform == nil || !platform.Match(*desc.Platform) {
+		if desc.Platform != nil && !platform.Match(*desc.Platform) {
 			continue
 		}
-		if best == nil || platform.Less(*desc.Platform, *best.Platform) {
+		if best == nil || desc.Platform != nil && (best.Platform == nil || platform.Less(*desc.Platform, *best.Platform)) {
 			best = &index.Manifests[i]
 		}
 	}
@@ -155,10 +160,10 @@ func available(index ocispec.Index) string {
 			has = append(has, platforms.Format(*desc.Platform))
 		}
 	}
-	return strings.Join(has, ", ")
+	return cmp.Or(strings.Join(has, ", "), "no platform")
 }
 
-// checkPlatform reads the configuration of an image without an index, which alone says what the image is for.
+// checkPlatform reads the configuration of an image that no index names the platform of: it alone says what the image is for.
 func (m *Mirror) checkPlatform(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor) error {
 	if !images.IsConfigType(desc.MediaType) {
 		return nil // an artifact

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	oras "oras.land/oras-go/v2"
@@ -178,7 +179,7 @@ func mayPass(err error) bool {
 	case Missing, Unauthorized, WrongPlatform, Certificate, NoCredential:
 		return false
 	}
-	for _, lasting := range []error{errChangesDigest, errElsewhere, content.ErrMismatchedDigest} {
+	for _, lasting := range []error{errChangesDigest, errElsewhere, errdefs.ErrFailedPrecondition, errdefs.ErrInvalidArgument, content.ErrMismatchedDigest} {
 		if errors.Is(err, lasting) {
 			return false
 		}
