@@ -14,6 +14,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+
 	"github.com/berth-edge/berth/integration/daemon"
 	"github.com/berth-edge/berth/integration/image"
 	"github.com/berth-edge/berth/integration/powercut"
@@ -208,6 +212,33 @@ func TestBundleResumed(t *testing.T) {
 	rest := p.own.Log.Match("GET", layer)[2:] // the second has no range, and is left as soon as it is known that there may be one
 	if len(rest) != 1 || rest[0].Sent < size-part || rest[0].Sent > size-part+100_000 {
 		t.Errorf("got the rest by %v, want %d bytes", rest, size-part)
+	}
+}
+
+// TestBundleNonDistributable bundles an index as that of pause is, whose image for Windows has a layer that no registry gives away:
+// the bundle is good without it.
+func TestBundleNonDistributable(t *testing.T) {
+	linux, windows := image.Small("linux/amd64", 11), image.Small("windows/amd64", 12)
+	layer := string(windows.Layers[0].Digest)
+	text := strings.Replace(string(windows.Content), ocispec.MediaTypeImageLayerGzip, "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", 1)
+	windows.Content, windows.Digest, windows.Size = []byte(text), digest.FromString(text), int64(len(text))
+	index := image.Index(linux, windows)
+	r := registry.Start(t, registry.Options{Middleware: registry.Chain(
+		registry.On("", "/v2/*/manifests/*", -1, serve(index, linux, windows)), registry.On("", "/v2/*/blobs/"+layer, -1, registry.Fail(http.StatusNotFound)))})
+	linux.Push(t, r, "pause:linux")
+	repo := repository(t, r, "pause")
+	for _, blob := range windows.Blobs() {
+		if _, err := oras.PushBytes(t.Context(), repo, "application/octet-stream", blob); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := t.TempDir()
+	write(t, dir+"/berth.toml", entry(t, r, ""))
+	if out, problems, code := berth(t, "bundle", "--out", dir+"/pause.tar", "--config", dir+"/berth.toml", r.Host()+"/pause:3"); code != 0 {
+		t.Fatalf("got %d\n%s%s", code, out, problems)
+	}
+	if out, problems, code := berth(t, "bundle", "--check", dir+"/pause.tar"); code != 0 {
+		t.Errorf("check: got %d\n%s%s", code, out, problems)
 	}
 }
 
