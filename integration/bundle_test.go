@@ -166,6 +166,24 @@ func TestOtherPlatform(t *testing.T) {
 	}
 }
 
+// TestCopyOneThenAnother copies one platform of an image, and then another: the name is taken, as check says too.
+func TestCopyOneThenAnother(t *testing.T) {
+	p := newProfile(t, 0, registry.Options{})
+	p.add(t, "team/app:1", image.Multi(9))
+	for _, tt := range []struct {
+		platform, want string
+		code           int
+	}{
+		{"linux/arm64", "1 copied", 0},
+		{"linux/arm64", "1 present", 0},
+		{"linux/amd64", "/cluster/mirror/team/app:1 is there: it is for linux/arm64, not for linux/amd64", 1},
+	} {
+		if out, code := p.copied(t, "--platform", tt.platform); code != tt.code || !strings.Contains(out, tt.want) {
+			t.Errorf("copy for %s: got %d\n%s\nwant %d %q", tt.platform, code, out, tt.code, tt.want)
+		}
+	}
+}
+
 // TestAbsentPlatform copies and bundles an index that is whole for one platform only: without --platform that is an error which names
 // it, with it that platform is taken.
 func TestAbsentPlatform(t *testing.T) {

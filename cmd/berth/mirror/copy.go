@@ -29,7 +29,7 @@ type CopyOptions struct {
 	// From is asked in the place of the registry that the reference names, if it is set.
 	From oras.ReadOnlyTarget
 	// OnePlatform copies the platform only that images are wanted for. The image has another digest then than at its source. An image
-	// for another platform is an error.
+	// for another platform is an error, at the destination too.
 	OnePlatform bool
 	// Referrers takes along signatures and whatever else refers to the image.
 	Referrers bool
@@ -212,6 +212,9 @@ func (t *transfer) run(ctx context.Context, c *Copied) error {
 	switch {
 	case err == nil:
 		c.Present, c.Descriptor = t.sent.Load() == 0, desc
+		if err := t.checkPresent(ctx, desc); err != nil {
+			return fmt.Errorf("%s is there: %w", t.target, plainly(err))
+		}
 	case causeOf(err) != Missing:
 		return fmt.Errorf("look for %s: %w", t.target, plainly(err))
 	default:
@@ -233,6 +236,15 @@ func (t *transfer) run(ctx context.Context, c *Copied) error {
 	if err == nil {
 		c.Referrers, err = t.copyReferrers(ctx, found)
 	}
+	return err
+}
+
+// checkPresent returns an error if one platform is wanted, and what is there is for others: an earlier copy took another one.
+func (t *transfer) checkPresent(ctx context.Context, desc ocispec.Descriptor) error {
+	if !t.opts.OnePlatform {
+		return nil
+	}
+	_, err := t.m.only(ctx, t.dst, desc)
 	return err
 }
 
