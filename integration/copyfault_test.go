@@ -304,3 +304,41 @@ func TestCopyFaults(t *testing.T) {
 		})
 	}
 }
+
+// withoutHeader answers as the registry does, but for a header: without its length a body comes in chunks.
+type withoutHeader struct {
+	http.ResponseWriter
+	name string
+}
+
+func (w withoutHeader) WriteHeader(status int) {
+	w.Header().Del(w.name)
+	w.ResponseWriter.WriteHeader(status)
+	_ = http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// TestSparseHeaders checks, copies and bundles at registries that say less of a manifest than others do, from which nodes pull.
+func TestSparseHeaders(t *testing.T) {
+	for _, name := range []string{"Content-Length", "Docker-Content-Digest"} {
+		t.Run(name, func(t *testing.T) {
+			opts := registry.Options{Middleware: registry.On("", "/v2/*/manifests/*", -1, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				next.ServeHTTP(withoutHeader{w, name}, r)
+			})}
+			p := newProfile(t, 0, opts)
+			p.public = registry.Start(t, opts)
+			write(t, p.config, entry(t, p.public, "")+entry(t, p.own, "cluster", login("ann", "s3cret"))+rule(p.public.Host(), p.own.Host()+"/cluster/mirror"))
+			p.add(t, "team/app:1", image.Multi(78))
+			for _, want := range []string{" 1 copied", " 1 present"} {
+				if out, code := p.copied(t); code != 0 || !strings.Contains(out, want) {
+					t.Errorf("copy: got %d\n%s\nwant %q", code, out, want)
+				}
+			}
+			if present, out := p.checked(t); present != 1 {
+				t.Errorf("check: got\n%s", out)
+			}
+			if out, problems, code := berth(t, "bundle", "--out", t.TempDir()+"/app.tar", "--config", p.config, p.refs[0]); code != 0 {
+				t.Errorf("bundle: got %d\n%s%s", code, out, problems)
+			}
+		})
+	}
+}

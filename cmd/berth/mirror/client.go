@@ -41,7 +41,7 @@ func (m *Mirror) repository(target resolver.Target, actions string) (*remote.Rep
 		return nil, err
 	}
 	path := reference.Path(target.Pull)
-	again := retry.NewTransport(&client{hosts[0], m.contact(e), "repository:" + path + ":" + actions})
+	again := retry.NewTransport(described{&client{hosts[0], m.contact(e), "repository:" + path + ":" + actions}})
 	again.Policy = func() retry.Policy { return patience }
 	return &remote.Repository{
 		Client:          &http.Client{Transport: again},
