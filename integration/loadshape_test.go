@@ -81,6 +81,12 @@ func TestLoadShapes(t *testing.T) {
 		})
 	}
 
+	// What an image alone may be for.
+	variant := image.New(image.Config{Platform: "linux/amd64/v2", Layers: img.Layers})
+	blobs := variant.Blobs()
+	delete(blobs, variant.Digest)
+	archives["variant"] = namedArchive(t, "registry.k8s.io/variant:1", descriptorOf(variant.MediaType, variant.Content), variant.Content, blobs)
+
 	for name, archive := range archives {
 		l.put(t, name+".tar", archive)
 	}

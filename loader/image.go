@@ -209,7 +209,7 @@ func contentsOf(ctx context.Context, b content.Provider, desc ocispec.Descriptor
 		return contents{}, err
 	}
 	if images.IsManifestType(desc.MediaType) {
-		return contentsOfManifest(ctx, b, desc, children, m)
+		return contentsOfManifest(ctx, b, desc, children, m, depth == 0)
 	}
 	var others []string
 	children = slices.DeleteFunc(children, func(d ocispec.Descriptor) bool {
@@ -247,7 +247,9 @@ func contentsOf(ctx context.Context, b content.Provider, desc ocispec.Descriptor
 	return contents{}, fmt.Errorf("no image for this machine, %s%s: %w", m.name, strings.Join(append([]string{""}, absent...), "; "), errdefs.ErrNotFound)
 }
 
-func contentsOfManifest(ctx context.Context, b content.Provider, desc ocispec.Descriptor, children []ocispec.Descriptor, m machine) (contents, error) {
+// contentsOfManifest is [contentsOf] of a manifest. One that is an image alone, and not one of an index, may be for another variant
+// of this machine's architecture, such as linux/amd64/v2: there is none to prefer, and containerd runs it.
+func contentsOfManifest(ctx context.Context, b content.Provider, desc ocispec.Descriptor, children []ocispec.Descriptor, m machine, alone bool) (contents, error) {
 	c := contents{blobs: []ocispec.Descriptor{desc}}
 	for _, child := range children {
 		switch {
@@ -271,7 +273,8 @@ func contentsOfManifest(ctx context.Context, b content.Provider, desc ocispec.De
 	if err := json.Unmarshal(text, &config); err != nil {
 		return contents{}, fmt.Errorf("configuration %s: %w", c.config.Digest, err)
 	}
-	if config.OS != "" && !m.Match(config.Platform) {
+	anyVariant := ocispec.Platform{OS: config.OS, Architecture: config.Architecture}
+	if config.OS != "" && !m.Match(config.Platform) && !(alone && m.Match(anyVariant)) {
 		return contents{}, fmt.Errorf("it is for %s, this machine is %s: %w", formatted(config.Platform), m.name, errdefs.ErrNotFound)
 	}
 	c.diffIDs = config.RootFS.DiffIDs
