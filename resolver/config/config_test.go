@@ -128,6 +128,7 @@ func TestMistakes(t *testing.T) {
 		{"wrong type in a list", "[[rules]]\nfrom = \"quay.io\"\nto = [1, \"r.io\"]\n", []string{"3: rules[0].to[0]: is a number; want a list of texts"}},
 		{"date", "stall_timeout = 2026-01-01\n", []string{"1: stall_timeout: is a date or a time; want"}},
 		{"a table where many are", "[rules]\nfrom = \"quay.io\"\n", []string{"1: rules: is a table; want an array of tables, [[rules]]"}},
+		{"a dotted key where many are", "\nrules.from = \"quay.io\"\n", []string{"2: rules: is a table; want an array of tables, [[rules]]"}},
 		{"no tables in the array", "rules = [\"quay.io\"]\n", []string{"1: rules[0]: is text; want a table"}},
 		{"duration without unit", "dial_timeout = \"10\"\n", []string{`1: dial_timeout: "10" is not accepted; want a duration with a unit, such as "5s", from 100ms to 5m`}},
 		{"durations out of range", "dial_timeout = \"-1s\"\nstall_timeout = \"9999h\"\n", []string{`1: dial_timeout: "-1s" is not accepted`, `2: stall_timeout: "9999h" is not accepted`}},

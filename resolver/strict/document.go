@@ -216,6 +216,11 @@ func Lines(text []byte) map[string]int {
 		case unstable.KeyValue:
 			path, offset := keyPath(e, table, nil)
 			lines[path] = at.of(offset)
+			for p := around(path); len(p) > len(table); p = around(p) { // a dotted key makes the tables around it
+				if _, ok := lines[p]; !ok {
+					lines[p] = lines[path]
+				}
+			}
 		}
 	}
 	return lines
