@@ -188,14 +188,11 @@ func (m *Mirror) only(ctx context.Context, from content.Fetcher, root ocispec.De
 		if err != nil {
 			return ocispec.Descriptor{}, err
 		}
-		best := choose(index, m.platform)
-		if best == nil {
-			return ocispec.Descriptor{}, platformError{available(index), m.wanted}
+		best, err := m.choose(index)
+		if err == nil && best.Platform == nil {
+			_, err = m.only(ctx, from, best)
 		}
-		if best.Platform == nil {
-			_, err = m.only(ctx, from, *best)
-		}
-		return *best, err
+		return best, err
 	}
 	text, err := content.FetchAll(ctx, from, root)
 	if err != nil {

@@ -81,11 +81,9 @@ func (m *Mirror) look(ctx context.Context, target resolver.Target) (digest.Diges
 		if err != nil {
 			return "", 0, err
 		}
-		best := choose(index, m.platform)
-		if best == nil {
-			return "", 0, platformError{available(index), m.wanted}
+		if desc, err = m.choose(index); err != nil {
+			return "", 0, err
 		}
-		desc = *best
 		if body, err = repo.Fetch(ctx, desc); err == nil {
 			text, err = readAll(body, desc)
 		}
@@ -137,19 +135,22 @@ func parseIndex(desc ocispec.Descriptor, text []byte) (index ocispec.Index, err 
 	return index, err
 }
 
-// choose returns the manifest of an index that a node of the platform takes, nil if there is none. As in containerd, one that
+// choose returns the manifest of an index that a node of the platform that images are wanted for takes. As in containerd, one that
 // names no platform may be for any, and stands behind those that name theirs.
-func choose(index ocispec.Index, platform platforms.MatchComparer) *ocispec.Descriptor {
+func (m *Mirror) choose(index ocispec.Index) (ocispec.Descriptor, error) {
 	var best *ocispec.Descriptor
 	for i, desc := range index.Manifests {
-		if desc.Platform != nil && !platform.Match(*desc.Platform) {
+		if desc.Platform != nil && !m.platform.Match(*desc.Platform) {
 			continue
 		}
-		if best == nil || desc.Platform != nil && (best.Platform == nil || platform.Less(*desc.Platform, *best.Platform)) {
+		if best == nil || desc.Platform != nil && (best.Platform == nil || m.platform.Less(*desc.Platform, *best.Platform)) {
 			best = &index.Manifests[i]
 		}
 	}
-	return best
+	if best == nil {
+		return ocispec.Descriptor{}, platformError{available(index), m.wanted}
+	}
+	return *best, nil
 }
 
 // available lists the platforms of an index. Attestations have none.

@@ -30,14 +30,11 @@ type CheckedImage struct {
 // CheckBundle reads all that a bundle holds, and returns its images and what is wrong with each, and with what refers to it: a blob
 // that is absent, or whose content is another than its digest says. An error is of the bundle as a whole.
 func CheckBundle(ctx context.Context, path string) ([]CheckedImage, error) {
-	b, err := bundle.Open(ctx, path, nil)
+	b, err := openWhole(ctx, path)
 	if err != nil {
 		return nil, err
 	}
 	defer b.Close()
-	if err := errors.Join(b.Problems()...); err != nil {
-		return nil, err
-	}
 	r := readBundle{}
 	if err := b.Walk(ctx, r.read); err != nil {
 		return nil, err

@@ -33,12 +33,9 @@ var _ oras.ReadOnlyGraphTarget = (*BundleSource)(nil)
 // OpenBundle opens a bundle of any format that the loader knows. The caller closes it. A compressed one, which can be read
 // from its start only, is unpacked into the directory for temporary files.
 func OpenBundle(ctx context.Context, path string) (*BundleSource, error) {
-	b, err := bundle.Open(ctx, path, nil)
+	b, err := openWhole(ctx, path)
 	if err != nil {
 		return nil, err
-	}
-	if err := errors.Join(b.Problems()...); err != nil {
-		return nil, errors.Join(err, b.Close())
 	}
 	b.Hold() // until it is closed, though another takes its place
 	s := &BundleSource{bundle: b, blobs: b}
@@ -49,6 +46,18 @@ func OpenBundle(ctx context.Context, path string) (*BundleSource, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// openWhole opens a bundle of which every image can be used.
+func openWhole(ctx context.Context, path string) (*bundle.Bundle, error) {
+	b, err := bundle.Open(ctx, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(b.Problems()...); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
 }
 
 func (s *BundleSource) unpack(ctx context.Context) (err error) {
