@@ -4,6 +4,7 @@
 package integration_test
 
 import (
+	"context"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -148,12 +149,7 @@ const aCollection = 150 * time.Millisecond
 // is lost.
 func (p *loadPowered) unpinAndRemoveAll(t *testing.T) (ended <-chan struct{}) {
 	t.Helper()
-	ctx := namespaces.WithNamespace(t.Context(), string(laneCRI))
-	store := p.daemon.Client().ImageService()
-	list, err := store.List(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ctx, store, list := p.images(t)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -172,8 +168,8 @@ func (p *loadPowered) unpinAndRemoveAll(t *testing.T) (ended <-chan struct{}) {
 	return done
 }
 
-// removeSome removes records of images, some of them all, and with or without what they kept.
-func (p *loadPowered) removeSome(t *testing.T, random *rand.Rand) {
+// images are the records of all images, with what changes them.
+func (p *loadPowered) images(t *testing.T) (context.Context, images.Store, []images.Image) {
 	t.Helper()
 	ctx := namespaces.WithNamespace(t.Context(), string(laneCRI))
 	store := p.daemon.Client().ImageService()
@@ -181,6 +177,13 @@ func (p *loadPowered) removeSome(t *testing.T, random *rand.Rand) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return ctx, store, list
+}
+
+// removeSome removes records of images, some of them all, and with or without what they kept.
+func (p *loadPowered) removeSome(t *testing.T, random *rand.Rand) {
+	t.Helper()
+	ctx, store, list := p.images(t)
 	one, all := list[random.IntN(len(list))].Target.Digest, random.IntN(2) == 0
 	for _, i := range list {
 		if !all && i.Target.Digest != one && random.IntN(3) != 0 {
