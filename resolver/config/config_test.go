@@ -112,8 +112,8 @@ func TestMistakes(t *testing.T) {
 	}{
 		{"syntax", "[[rules]]\nfrom = \n", []string{"2: TOML syntax: "}},
 		{"syntax, unterminated", good + "x = [\n", []string{"4: TOML syntax: "}},
-		{"UTF-16", "\xff\xfea\x00=\x001\x00", []string{"1: TOML syntax: "}},
-		{"binary", "\x7fELF\x02\x01\x01\x00\x00", []string{"1: TOML syntax: "}},
+		{"UTF-16", "\xff\xfea\x00=\x001\x00", []string{" is UTF-16 text; save it as UTF-8"}},
+		{"binary", "\x7fELF\x02\x01\x01\x00\x00", []string{"1: is not text: it has a zero byte"}},
 		{"key twice", "[[rules]]\nfrom = \"a.io\"\nfrom = \"b.io\"\n", []string{"3: TOML syntax: key from is already defined"}},
 		{"table twice", "[a]\n[a]\n", []string{"2: TOML syntax: table a already exists"}},
 		{"unknown key", "rulez = 1\n", []string{`1: rulez: unknown key; did you mean "rules"?`}},

@@ -150,7 +150,10 @@ func unread(err error) error {
 }
 
 func (d *document) parse(text []byte) {
-	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // a byte order mark
+	text, ok := d.plain(text)
+	if !ok {
+		return
+	}
 	var decode *toml.DecodeError
 	switch err := toml.Unmarshal(text, &d.Values); {
 	case errors.As(err, &decode):

@@ -11,20 +11,17 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 )
 
 // yamlRoot parses text and returns its root, nil if it is empty. It is false after a problem was noted.
 func (d *document) yamlRoot(text []byte) (root *yaml.Node, ok bool) {
-	text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) // a byte order mark
-	switch {
-	case len(text) > maxYAML:
+	if len(text) > maxYAML {
 		d.problem("", "is larger than %d bytes", maxYAML)
 		return nil, false
-	case !utf8.Valid(text):
-		d.problem("", "is not UTF-8 text")
+	}
+	if text, ok = d.plain(text); !ok {
 		return nil, false
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
