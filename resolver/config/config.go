@@ -72,6 +72,9 @@ func Reload(stanza strict.Stanza, before Loaded) (Loaded, error) {
 			l.file(file)
 		}
 	}
+	for _, path := range paths {
+		l.warnUnread(path)
+	}
 	return l.finish()
 }
 
@@ -90,7 +93,8 @@ func LoadFile(path string) (Loaded, error) {
 func (l *loader) roots(before Loaded) {
 	in := &l.loaded.Inputs
 	paths := endpoint.SystemRootPaths(os.Getenv)
-	changed := before.Roots == nil
+	in.folders = seeFolders(paths.Dirs)
+	changed := before.Roots == nil || before.Inputs.folders == nil || in.folders.were != before.Inputs.folders.were
 	for _, path := range append(paths.Files, paths.Dirs...) {
 		in.see(path)
 		changed = changed || in.files[path] != before.Inputs.files[path]
@@ -173,6 +177,20 @@ func (l *loader) expand(t *strict.Table, path string) []string {
 		t.Problem("config_path", "%q: %v", path, err)
 	}
 	return files
+}
+
+// warnUnread warns of files that a pattern for .yaml does not match, and of which everybody would think that it does.
+func (l *loader) warnUnread(pattern string) {
+	base, ok := strings.CutSuffix(pattern, ".yaml")
+	if !ok {
+		return
+	}
+	files, _ := filepath.Glob(base + ".yml")
+	for _, file := range files {
+		if !slices.Contains(l.loaded.Files, file) {
+			l.warn("%s is not read, since config_path has %s; let its name end in .yaml", file, pattern)
+		}
+	}
 }
 
 // readable reports why the directory that a pattern begins with cannot be read. One that is absent is empty.

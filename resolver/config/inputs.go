@@ -27,6 +27,8 @@ type Inputs struct {
 	unsafe map[string]string
 	// unfinished are the files of config_path that were open for writing, and so were not gone by.
 	unfinished map[string]bool
+	// folders are where the system's certificates are, nil where they are not asked for.
+	folders *folders
 }
 
 // identity tells one state of a file from another. Links are followed.
@@ -90,7 +92,7 @@ func (in *Inputs) checkFinished(path string, before Inputs) error {
 }
 
 // Changed reports whether any of them is another than it was, is gone, is new, is finished, or was unsafe and is not, or
-// otherwise.
+// otherwise. Of the files among the system's certificates it knows what [Inputs.Look] saw.
 func (in Inputs) Changed() bool {
 	for path, was := range in.files {
 		if identify(path) != was {
@@ -112,7 +114,7 @@ func (in Inputs) Changed() bool {
 			return true
 		}
 	}
-	return false
+	return in.folders != nil && in.folders.changed.Load()
 }
 
 // changed returns the files that are others than they were, those that are gone and new ones included.

@@ -160,6 +160,28 @@ func TestGlobsThatMatchNothing(t *testing.T) {
 	}
 }
 
+func TestUnreadYML(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "registry.yml")
+	if err := os.WriteFile(file, []byte("stylus: {}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("%s is not read, since config_path has %s/*.yaml; let its name end in .yaml", file, dir)
+	for _, tc := range []struct {
+		paths []string
+		want  bool
+	}{
+		{[]string{filepath.Join(dir, "*.toml"), filepath.Join(dir, "*.yaml")}, true},
+		{[]string{filepath.Join(dir, "*.yaml"), filepath.Join(dir, "*.yml")}, false},
+		{[]string{filepath.Join(dir, "*.toml")}, false},
+	} {
+		loaded, err := config.Load(stanza(nil, tc.paths...))
+		if err != nil || slices.Contains(loaded.Warnings, want) != tc.want {
+			t.Errorf("%s: got warnings %q, %v, want one of the file: %t", tc.paths, loaded.Warnings, err, tc.want)
+		}
+	}
+}
+
 // Without config_path the default is in force; as a list of Go's it is what `containerd config default` prints.
 func TestDefaultPath(t *testing.T) {
 	before := config.DefaultPath
