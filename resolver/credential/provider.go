@@ -155,9 +155,10 @@ func parseProviderResponse(out []byte, version string, life time.Duration) (answ
 		if err != nil {
 			return answer{}, errors.New("cacheDuration: is not a duration such as 12h0m0s")
 		}
-		if d >= 0 {
-			life = d
+		if d < 0 {
+			return answer{}, errors.New("cacheDuration: is negative; want 0s for an answer that is used once")
 		}
+		life = d
 	}
 	return answer{scope, life, func(image string) Credential { return pickAuth(auth, image) }}, nil
 }
