@@ -41,7 +41,7 @@ func parseNamed(ref string) (reference.Named, error) {
 	}
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
-		return nil, err
+		return nil, explainTag(ref, err)
 	}
 	// In lower case a host without dot or port would be a path of Docker Hub, so it stays as it is.
 	if host := hostName(reference.Domain(named)); host != reference.Domain(named) && isHost(host) {
@@ -53,6 +53,23 @@ func parseNamed(ref string) (reference.Named, error) {
 		return nil, err
 	}
 	return reference.TagNameOnly(named), nil
+}
+
+// maxTag is how long a tag may be, in the grammar of references.
+const maxTag = 128
+
+// explainTag is err, or the limit, if the length of its tag keeps ref from being a reference.
+func explainTag(ref string, err error) error {
+	name, _, _ := strings.Cut(ref, "@")
+	colon := strings.LastIndexByte(name, ':')
+	end := colon + 1 + maxTag
+	if colon < 0 || len(name) <= end || strings.Contains(name[colon:], "/") {
+		return err
+	}
+	if _, otherwise := reference.ParseNormalizedNamed(name[:end] + ref[len(name):]); otherwise != nil {
+		return err
+	}
+	return fmt.Errorf("tag must not be more than %d characters", maxTag)
 }
 
 // Prefix is a normalised beginning of image names: host[:port][/path], without scheme, tag or digest.
