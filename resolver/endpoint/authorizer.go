@@ -5,13 +5,11 @@ package endpoint
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -22,7 +20,7 @@ import (
 	"github.com/berth-edge/berth/resolver/credential"
 )
 
-// Authorizer answers the challenges of one registry, for every repository in it. What it learnt of one pull it uses
+// Authorizer answers the challenges of one registry, for every repository in it and every [pull] of one. What it learnt of one pull it uses
 // for the next: the challenge, so that no request is sent only to be refused, and tokens until they expire. A token
 // that could not be fetched is not remembered (containerd's own authorizer remembers it for ever).
 type Authorizer struct {
@@ -52,35 +50,10 @@ type token struct {
 	of      int // the version of the keychain whose credential it was made of
 }
 
-var _ docker.Authorizer = (*Authorizer)(nil)
-
 // Authorizer returns one that has the credentials of keychain, and shares nothing with others but which of them the registry
 // refused a moment ago.
 func (e *Endpoint) Authorizer(keychain credential.Keychain) *Authorizer {
 	return &Authorizer{endpoint: e, keychain: keychain, challenges: map[string]learned{}, tokens: map[string]token{}}
-}
-
-// pullAuthorizer is the authorizer of one pull. It ends as it began: tokens and passwords are good for it that were in use
-// when it began, or that came later, and none that an operator had replaced by then.
-type pullAuthorizer struct {
-	*Authorizer
-	begin sync.Once
-	since int         // the version of the keychain
-	asked atomic.Bool // the registry said to this pull what it wants
-}
-
-var _ docker.Authorizer = (*pullAuthorizer)(nil)
-
-// Authorize implements [docker.Authorizer].
-func (p *pullAuthorizer) Authorize(ctx context.Context, req *http.Request) error {
-	p.begin.Do(func() { p.since = p.version(ctx) })
-	return p.authorize(ctx, req, p.since, p.asked.Load())
-}
-
-// AddResponses implements [docker.Authorizer].
-func (p *pullAuthorizer) AddResponses(ctx context.Context, responses []*http.Response) error {
-	p.asked.Store(true)
-	return p.Authorizer.AddResponses(ctx, responses)
 }
 
 // version is that of the keychain, 0 if it has none.
@@ -89,43 +62,6 @@ func (a *Authorizer) version(ctx context.Context) int {
 		return k.Version(ctx)
 	}
 	return 0
-}
-
-// Authorize implements [docker.Authorizer].
-func (a *Authorizer) Authorize(ctx context.Context, req *http.Request) error {
-	return a.authorize(ctx, req, a.version(ctx), false)
-}
-
-// authorize uses nothing that is of a version of the keychain before since. Fresh says that the registry was asked a moment ago
-// what it wants; else that may have changed.
-func (a *Authorizer) authorize(ctx context.Context, req *http.Request, since int, fresh bool) error {
-	challenge, guessed, ok := a.challenge(ctx)
-	switch {
-	case !ok || !a.endpoint.isOwn(req.URL):
-		return nil
-	case challenge.Scheme == auth.BearerAuth && a.endpoint.checkRealm(challenge.Parameters["realm"]) != nil:
-		return nil // the registry was plain HTTP when it named that realm, and speaks TLS now: let it ask again
-	}
-	var err error
-	if challenge.Scheme == auth.BasicAuth {
-		err = a.authorizeBasic(ctx, req, challenge, since)
-	} else {
-		err = a.authorizeBearer(ctx, req, challenge.Challenge, since)
-	}
-	if err == nil || ctx.Err() != nil || errors.Is(err, credential.ErrUnavailable) {
-		return err
-	}
-	if guessed {
-		return nil // this repository may be open to all; if it is not, the registry says so
-	}
-	if fresh || isBusy(err) {
-		return err
-	}
-	a.forget(ctx, challenge.Challenge)
-	if errors.Is(err, docker.ErrInvalidAuthorization) {
-		return err
-	}
-	return nil // the token server may have moved, or be gone; if not, the registry says so
 }
 
 // forget has the registry asked again what it wants for the repository of ctx: c is of no use.
@@ -175,7 +111,7 @@ func (a *Authorizer) learn(ctx context.Context, l learned) {
 // scopes are what containerd asks for.
 func scopes(ctx context.Context) string { return strings.Join(docker.GetTokenScopes(ctx, nil), " ") }
 
-// AddResponses implements [docker.Authorizer]: it learns from a 401, and drops what the registry refused. A request
+// AddResponses is that of [docker.Authorizer]: it learns from a 401, and drops what the registry refused. A request
 // that was refused twice with a fresh authorization is not sent again.
 func (a *Authorizer) AddResponses(ctx context.Context, responses []*http.Response) error {
 	last := responses[len(responses)-1]

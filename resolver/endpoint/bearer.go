@@ -29,7 +29,7 @@ func (a *Authorizer) authorizeBearer(ctx context.Context, req *http.Request, c a
 }
 
 func (a *Authorizer) learnBearer(ctx context.Context, c auth.Challenge, req *http.Request) error {
-	if err := a.endpoint.checkRealm(c.Parameters["realm"]); err != nil {
+	if err := a.endpoint.checkRealm(c.Parameters["realm"], req.URL.Scheme == "http"); err != nil {
 		return err
 	}
 	a.mu.Lock()
@@ -57,11 +57,8 @@ func (a *Authorizer) token(ctx context.Context, c auth.Challenge, since int) (st
 		Scopes:  docker.GetTokenScopes(ctx, strings.Fields(c.Parameters["scope"])),
 	}
 	key := strings.Join(append([]string{options.Realm, options.Service}, options.Scopes...), " ")
-	a.mu.Lock()
-	t, ok := a.tokens[key]
-	a.mu.Unlock()
-	if ok && t.of >= since && time.Now().Before(t.expires) {
-		return t.value, nil
+	if value, ok := a.remembered(key, since); ok {
+		return value, nil
 	}
 	fetched := a.fetches.DoChan(fmt.Sprint(since, " ", key), func() (_ any, err error) {
 		defer func() { // it runs in a goroutine of its own, in which a panic would end containerd
@@ -69,6 +66,9 @@ func (a *Authorizer) token(ctx context.Context, c auth.Challenge, since int) (st
 				err = fmt.Errorf("fetch token: panic: %v", r)
 			}
 		}()
+		if value, ok := a.remembered(key, since); ok { // by a fetch that ended just now
+			return value, nil
+		}
 		return a.fetch(context.WithoutCancel(ctx), key, options) // the first who asks may give up while others wait
 	})
 	select {
@@ -80,6 +80,14 @@ func (a *Authorizer) token(ctx context.Context, c auth.Challenge, since int) (st
 		}
 		return r.Val.(string), nil
 	}
+}
+
+// remembered returns a token that is still good and not of before since.
+func (a *Authorizer) remembered(key string, since int) (value string, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t, ok := a.tokens[key]
+	return t.value, ok && t.of >= since && time.Now().Before(t.expires)
 }
 
 func (a *Authorizer) fetch(ctx context.Context, key string, options auth.TokenOptions) (string, error) {
@@ -111,10 +119,6 @@ func (a *Authorizer) fetchAs(ctx context.Context, cred credential.Credential, op
 	if cred.Username == credential.RegistryToken {
 		return newToken(cred.Password.Reveal(), 0), nil
 	}
-	limit := min(tokenTimeout, a.endpoint.opts.StallTimeout)
-	silent := &Error{Cause: TimedOut, Text: fmt.Sprintf("timed out: no answer in %s", limit), err: context.DeadlineExceeded}
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, silent)
-	defer cancel()
 	options.Secret = cred.Password.Reveal()
 	if cred.Username != credential.IdentityToken {
 		options.Username = cred.Username
@@ -126,6 +130,10 @@ func (a *Authorizer) fetchAs(ctx context.Context, cred credential.Credential, op
 			return token{}, err
 		}
 	}
+	limit := min(tokenTimeout, a.endpoint.opts.StallTimeout) // of the server's time, and not of what was waited for others
+	silent := &Error{Cause: TimedOut, Text: fmt.Sprintf("timed out: no answer in %s", limit), err: context.DeadlineExceeded}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, silent)
+	defer cancel()
 	t, err := a.endpoint.fetchToken(ctx, options, a)
 	if err != nil && errors.Is(context.Cause(ctx), silent) {
 		err = silent

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -71,9 +72,10 @@ func (e *Endpoint) Hosts(auth *Authorizer) docker.RegistryHosts {
 	if auth == nil {
 		auth = e.auth
 	}
+	p := newPull(auth)
 	host := docker.RegistryHost{
-		Client:       &http.Client{Transport: roundTripper(func(req *http.Request) (*http.Response, error) { return e.roundTrip(req, auth) })},
-		Authorizer:   &pullAuthorizer{Authorizer: auth},
+		Client:       &http.Client{Transport: p},
+		Authorizer:   p,
 		Host:         e.host,
 		Scheme:       "https",
 		Path:         "/v2",
@@ -112,35 +114,60 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
 // roundTrip serves containerd's resolver: redirects are followed here, so that no address that one led to, which may
-// be a credential in itself, is in an error or a log. Nothing that comes back has a secret of auth in it.
-func (e *Endpoint) roundTrip(req *http.Request, auth *Authorizer) (*http.Response, error) {
+// be a credential in itself, is in an error or a log. Nothing that comes back has a secret of auth in it. Wait is how long not
+// to ask for the same again.
+func (e *Endpoint) roundTrip(req *http.Request, auth *Authorizer) (_ *http.Response, wait time.Duration, _ error) {
 	req, end, err := auth.begin(req)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	redact := auth.redactor(req)
 	ctx, guard := newStallGuard(req.Context(), e.host, e.opts.StallTimeout)
-	resp, err := e.follow.Do(req.WithContext(ctx))
+	sent := offerGzip(req.Clone(ctx))
+	guard.sends(sent)
+	resp, err := e.follow.Do(sent)
 	end(resp)
-	guard.stop()
+	guard.isAnswered()
+	if err == nil {
+		err = e.checkEncoding(resp)
+	}
 	if err != nil {
 		guard.cancel()
-		return nil, redactError(withoutURL(err), redact)
+		return nil, 0, redactError(withoutURL(err), redact)
 	}
 	guard.host = resp.Request.URL.Host
 	resp.Body = guard.body(resp.Body)
 	if path.Base(path.Dir(req.URL.Path)) == "manifests" { // a component of the repository's name may be that too
 		resp.Body = bounded(resp.Body, "manifest", docker.MaxManifestSize) // containerd reads one without a digest to its end
 	}
-	wait := retryAfter(resp, time.Now())                      // as the server said it: redaction may change every header
+	wait = retryAfter(resp, time.Now())                       // as the server said it: redaction may change every header
 	slow := time.AfterFunc(e.opts.StallTimeout, guard.cancel) // that it is an error is known; the rest of what it says is not worth more
 	redactResponse(resp, req, redact)
 	slow.Stop()
-	if err := sleep(req.Context(), wait); err != nil {
-		resp.Body.Close()
-		return nil, err
+	return resp, wait, nil
+}
+
+// offerGzip has a request that offers encodings offer gzip alone. containerd decodes zstd too, with a window of up to 512 MiB that
+// a few bytes ask for, and no registry sends what is compressed already in it.
+func offerGzip(req *http.Request) *http.Request {
+	if req.Header.Get("Accept-Encoding") != "" {
+		req.Header.Set("Accept-Encoding", "gzip")
 	}
-	return resp, nil
+	return req
+}
+
+// checkEncoding returns an error for content that is encoded in another way, or more than once, and closes it.
+func (e *Endpoint) checkEncoding(resp *http.Response) error {
+	encoding := strings.Join(resp.Header.Values("Content-Encoding"), ", ")
+	switch strings.ToLower(encoding) {
+	case "", "identity", "gzip":
+		return nil
+	}
+	if resp.StatusCode >= http.StatusBadRequest || resp.Request.Method == http.MethodHead {
+		return nil // there is nothing that is decoded
+	}
+	resp.Body.Close()
+	return &Error{Cause: BadResponse, Text: fmt.Sprintf("%s: unsupported Content-Encoding %.64q; want gzip or none", e.host, encoding)}
 }
 
 // withoutURL drops the method and URL that [http.Client] puts before an error.
@@ -188,8 +215,7 @@ func (e *Endpoint) send(req *http.Request) (*http.Response, error) {
 	}
 	if err != nil {
 		err = explain(req.Context(), e.host, e.opts.StallTimeout, err)
-		var own *Error
-		if errors.As(err, &own) && own.Down() {
+		if IsDown(err) {
 			now := time.Now()
 			e.down.Store(&now)
 		}
@@ -222,6 +248,9 @@ func (e *Endpoint) sendOwn(req *http.Request) (*http.Response, error) {
 		}
 		resp.Body.Close()
 	}
+	if req.Body != nil && req.Body != http.NoBody && !e.spoke.Load() && e.findPlain(req.Context()) {
+		return e.routes().own.RoundTrip(overHTTP(req))
+	}
 	resp, err := e.routes().own.RoundTrip(req)
 	switch {
 	case err == nil:
@@ -232,6 +261,20 @@ func (e *Endpoint) sendOwn(req *http.Request) (*http.Response, error) {
 		}
 	}
 	return resp, err
+}
+
+// findPlain finds out whether the port is one of plain HTTP, for a request whose content can be sent once.
+func (e *Endpoint) findPlain(ctx context.Context) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, (&url.URL{Scheme: "https", Host: e.host, Path: "/v2/"}).String(), nil)
+	if err != nil {
+		return false
+	}
+	resp, err := e.sendOwn(req)
+	if err != nil {
+		return false // the request itself is told why
+	}
+	resp.Body.Close()
+	return resp.Request.URL.Scheme == "http"
 }
 
 // isPlainPort reports whether the registry is to be looked for at the port of HTTP, since that is expected, no port is written,
@@ -265,7 +308,9 @@ func (e *Endpoint) checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= maxRedirects {
 		return errors.New("stopped after 10 redirects")
 	}
-	if req.URL.Scheme != "https" && !(req.URL.Scheme == "http" && e.plain.Load()) {
+	// What this very answer came by counts: another pull may be finding out meanwhile whether the port still is plain HTTP.
+	plain := req.Response.Request.URL.Scheme == "http"
+	if req.URL.Scheme != "https" && !(req.URL.Scheme == "http" && plain) {
 		return &Error{Cause: Redirected, Text: e.host + ": refusing redirect to " + req.URL.Scheme + "://" + req.URL.Host + ": it is not HTTPS"}
 	}
 	if e.isOwn(req.URL) {
@@ -283,9 +328,9 @@ func (e *Endpoint) checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// sleep waits, or until ctx ends, which is the error then.
+// sleep waits, or until ctx ends, which is the error then. What is not positive is no wait.
 func sleep(ctx context.Context, wait time.Duration) error {
-	if wait == 0 {
+	if wait <= 0 {
 		return nil
 	}
 	timer := time.NewTimer(wait)
@@ -298,13 +343,13 @@ func sleep(ctx context.Context, wait time.Duration) error {
 	}
 }
 
-// Bounds of one wait: five of the longest make a minute.
+// Bounds of one wait: the four between five requests are less than a minute.
 const (
 	minRetryWait = time.Second
 	maxRetryWait = 12 * time.Second
 )
 
-// retryAfter is how long an answer is to be held back, since containerd tries again at once, five times in all: what
+// retryAfter is how long the next request is to be held back, since containerd tries again at once, five times in all: what
 // Retry-After says, in seconds or as a date (RFC 9110, 10.2.3). Without one a 429 waits the least, and others do not.
 func retryAfter(resp *http.Response, now time.Time) time.Duration {
 	header := resp.Header.Get("Retry-After")

@@ -22,6 +22,7 @@ type Cause string
 const (
 	Refused      Cause = "connection_refused"
 	NoSuchHost   Cause = "no_such_host"
+	NoNameServer Cause = "name_server_failed"
 	Unreachable  Cause = "unreachable"
 	TimedOut     Cause = "timed_out"
 	Untrusted    Cause = "unknown_authority"
@@ -55,10 +56,16 @@ func (e *Error) Unwrap() error {
 // Down reports whether nothing at all was reached, so that the next pull need not try.
 func (e *Error) Down() bool {
 	switch e.Cause {
-	case Refused, NoSuchHost, Unreachable, TimedOut:
+	case Refused, NoSuchHost, NoNameServer, Unreachable, TimedOut:
 		return true
 	}
 	return false
+}
+
+// IsDown reports whether err says that nothing at all was reached.
+func IsDown(err error) bool {
+	var own *Error
+	return errors.As(err, &own) && own.Down()
 }
 
 // explain turns an error of [http.Transport] into one that says what is wrong and what to do. Errors that mean a
@@ -90,8 +97,12 @@ func explain(ctx context.Context, host string, stall time.Duration, err error) e
 		return fail(cause, "%s: %s", host, text)
 	}
 	switch {
-	case errors.As(err, &dns):
+	case errors.As(err, &dns) && dns.IsNotFound:
 		return fail(NoSuchHost, "%s: host not found: %v", host, dns)
+	case errors.As(err, &dns) && dns.IsTimeout:
+		return fail(NoNameServer, "%s: the name server did not answer: %v", host, dns)
+	case errors.As(err, &dns):
+		return fail(NoNameServer, "%s: the name server failed: %v", host, dns)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fail(Refused, "%s: connection refused", host)
 	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record):

@@ -157,6 +157,28 @@ func blackhole(t testing.TB) string {
 	return ""
 }
 
+// silent is an address at which connections are accepted, and nothing is said. It counts them.
+func silent(t testing.TB) (host string, accepted func() int) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var count atomic.Int64
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			count.Add(1)
+		}
+	}()
+	t.Cleanup(func() { listener.Close() })
+	return listener.Addr().String(), func() int { return int(count.Load()) }
+}
+
 // connectProxy is a proxy that tunnels, for who has its password. It knows names that nobody else does.
 func connectProxy(user, password string, names map[string]string) http.Handler {
 	want := "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -51,7 +52,8 @@ func (a *Authorizer) redactor(req *http.Request) func(string) string {
 		carried = append(carried, token)
 	}
 	for _, cred := range used {
-		if cred.Username != "" && !cred.IsToken() {
+		// One that is in the registry's host too is told with it anyway, and would be taken out of that.
+		if cred.Username != "" && !cred.IsToken() && !strings.Contains(a.endpoint.host, cred.Username) {
 			carried = append(carried, cred.Username)
 		}
 	}
@@ -90,7 +92,7 @@ const maxErrorBody = 64 << 10
 
 // meant are the headers that containerd goes by. They are left as they are: a short password may be part of one.
 var meant = map[string]bool{
-	"Content-Encoding": true, "Content-Length": true, "Content-Range": true, "Content-Type": true, "Docker-Content-Digest": true, "Location": true,
+	"Content-Encoding": true, "Content-Length": true, "Content-Range": true, "Content-Type": true, "Docker-Content-Digest": true, "Link": true, "Location": true,
 }
 
 // redactResponse makes the response to asked fit for errors and for containerd's log, which has every header at debug
@@ -101,6 +103,9 @@ func redactResponse(resp *http.Response, asked *http.Request, redact func(string
 	resp.Header.Del("Set-Cookie")
 	if asked.Method != http.MethodPost && asked.Method != http.MethodPut { // of these it is where an upload goes on
 		resp.Header.Del("Location")
+	}
+	if path.Base(path.Dir(asked.URL.Path)) != "referrers" { // of these it is where a list goes on
+		resp.Header.Del("Link")
 	}
 	for name, values := range resp.Header {
 		for i := range values {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -25,6 +26,8 @@ func TestRedactorOfWhatWasSent(t *testing.T) {
 	}
 	basic, bearer := &http.Request{Header: http.Header{}}, &http.Request{Header: http.Header{"Authorization": {"Bearer canary-token"}}}
 	basic.SetBasicAuth("canary-user", "canary/pass")
+	ofHost := &http.Request{Header: http.Header{}}
+	ofHost.SetBasicAuth("reg", "canary/pass")
 	for _, tt := range []struct {
 		name string
 		req  *http.Request
@@ -32,6 +35,7 @@ func TestRedactorOfWhatWasSent(t *testing.T) {
 		want string
 	}{
 		{"basic", basic, "canary-user has canary/pass, Y2FuYXJ5LXVzZXI6Y2FuYXJ5L3Bhc3M=, canary%2Fpass", "*** has ***, ***, ***"},
+		{"a user who is named as the host is", ofHost, "reg.test: connection refused to reg, who has canary/pass", "reg.test: connection refused to reg, who has ***"},
 		{"bearer", bearer, "Bearer canary-token", "Bearer ***"},
 		{"address", bearer, "at https://s3.test/x?sig=1", "at https://s3.test/x?***"},
 	} {
@@ -61,7 +65,7 @@ func TestResponseIsPrintable(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			resp := &http.Response{
 				StatusCode: http.StatusOK, Request: &http.Request{URL: parse(tt.answered), Header: http.Header{}}, Body: http.NoBody,
-				Header: http.Header{"Set-Cookie": {"s=canary"}, "Location": {"/signed/canary"}, "X-Echo": {"a canary"}, "Content-Type": {"canary"}},
+				Header: http.Header{"Set-Cookie": {"s=canary"}, "Location": {"/signed/canary"}, "Link": {"</signed/canary>"}, "X-Echo": {"a canary"}, "Content-Type": {"canary"}},
 			}
 			redactResponse(resp, asked, func(text string) string { return strings.ReplaceAll(text, "canary", "***") })
 			if got := resp.Request.URL.String(); got != tt.want {
@@ -71,6 +75,18 @@ func TestResponseIsPrintable(t *testing.T) {
 				t.Errorf("got header %s, want %s", got, want)
 			}
 		})
+	}
+}
+
+// A list goes on where the registry says, with its query, and whoever's name is a part of its path.
+func TestLinkOfAList(t *testing.T) {
+	t.Parallel()
+	const link = `<https://reg.test/v2/canary/app/referrers/sha256:x?last=y&n=1>; rel="next"`
+	asked := httptest.NewRequest(http.MethodGet, "https://reg.test/v2/canary/app/referrers/sha256:x", nil)
+	resp := &http.Response{StatusCode: http.StatusOK, Request: asked, Body: http.NoBody, Header: http.Header{"Link": {link}}}
+	redactResponse(resp, asked, func(text string) string { return RedactQueries(strings.ReplaceAll(text, "canary", "***")) })
+	if got := resp.Header.Get("Link"); got != link {
+		t.Errorf("got %s, want %s", got, link)
 	}
 }
 

@@ -141,6 +141,58 @@ func TestRedirectOfPlainRegistry(t *testing.T) {
 	noSecrets(t, "the other host", cdn)
 }
 
+// SEC-04, R4: what a registry of plain HTTP redirects to, and where it sends for a token, is as good when the connection of another
+// pull was lost meanwhile, after which it is looked whether the port speaks TLS by now.
+func TestPlainRegistryBesideALostConnection(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("plain, lost", 1<<10)
+	for _, tt := range []struct {
+		name, held string
+		answer     func(cdn *registrytest.Server, tokens *registrytest.Tokens) http.Handler
+	}{
+		{"redirect", "/blobs/", func(cdn *registrytest.Server, _ *registrytest.Tokens) http.Handler {
+			return registrytest.Redirect("/blobs/", cdn.URL, "", nil)
+		}},
+		{"token", "/manifests/", func(_ *registrytest.Server, tokens *registrytest.Tokens) http.Handler {
+			return tokens.Protect(registrytest.Registry{Image: image})
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			tokens := registrytest.NewTokens(user, password)
+			cdn := registrytest.Serve(t, nil, registrytest.Registry{Image: image})
+			answer := tt.answer(cdn, tokens)
+			held, goOn := make(chan struct{}), make(chan struct{})
+			whole := registrytest.Registry{Image: image}
+			server := registrytest.Serve(t, nil, paths(map[string]http.Handler{
+				"token": tokens,
+				"open":  whole,
+				"lost":  http.HandlerFunc(reset),
+				"held": first(1, tt.held, func(w http.ResponseWriter, r *http.Request) {
+					close(held)
+					<-goOn
+					answer.ServeHTTP(w, r)
+				}, only("/blobs/", whole.ServeHTTP, only("/manifests/", whole.ServeHTTP, nil))),
+			}))
+			tokens.Realm = server.URL + "/v2/token"
+			e := newEndpoint(t, server.Host, login(), endpoint.Options{Insecure: true})
+			if err := pull(t.Context(), e, "open/app", image); err != nil { // which finds out that it is plain HTTP
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() { done <- pull(t.Context(), e, "held/app", image) }()
+			<-held
+			if err := pull(t.Context(), e, "lost/app", image); err == nil {
+				t.Error("got no error of a registry that ends every connection")
+			}
+			close(goOn)
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // SEC-06, R20: a host that a redirect led to and that asks for a credential gets none, and none is looked for.
 func TestRedirectToHostThatAsks(t *testing.T) {
 	t.Parallel()

@@ -157,7 +157,7 @@ func TestDown(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		resp, err := e.roundTrip(req, e.auth)
+		resp, _, err := e.roundTrip(req, e.auth)
 		if err == nil {
 			resp.Body.Close()
 		}
@@ -190,7 +190,7 @@ func TestTrustsRealm(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = e.checkRealm(tt.realm)
+		err = e.checkRealm(tt.realm, false)
 		if (err == nil) != tt.want {
 			t.Errorf("listed %s: got %v for %s, want it trusted: %t", tt.listed, err, tt.realm, tt.want)
 		}

@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -18,14 +20,17 @@ import (
 
 var errStalled = errors.New("stalled")
 
-// stallGuard ends a request in which no byte arrives for a time: before the headers, or within one read of the body.
-// The time in which nobody reads does not count.
+// stallGuard ends a request in which no byte moves for a time: none of what is sent is taken, nor comes before the headers, or
+// within one read of the body. The time in which nobody reads does not count.
 type stallGuard struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	timer   *time.Timer
 	host    string
 	timeout time.Duration
+
+	mu       sync.Mutex
+	answered bool // what is sent does not count any more
 }
 
 func newStallGuard(parent context.Context, host string, timeout time.Duration) (context.Context, *stallGuard) {
@@ -36,6 +41,46 @@ func newStallGuard(parent context.Context, host string, timeout time.Duration) (
 }
 
 func (g *stallGuard) stop() { g.timer.Stop() }
+
+// sends has what is read to be sent by req count: a registry answers an upload when it has all of it.
+func (g *stallGuard) sends(req *http.Request) {
+	if req.Body == nil || req.Body == http.NoBody {
+		return
+	}
+	req.Body = &sentBody{req.Body, g}
+	if again := req.GetBody; again != nil {
+		req.GetBody = func() (io.ReadCloser, error) {
+			body, err := again()
+			if err != nil {
+				return nil, err
+			}
+			return &sentBody{body, g}, nil
+		}
+	}
+}
+
+// isAnswered ends the wait for an answer.
+func (g *stallGuard) isAnswered() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.answered = true
+	g.stop()
+}
+
+type sentBody struct {
+	io.ReadCloser
+	guard *stallGuard
+}
+
+func (b *sentBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.guard.mu.Lock()
+	defer b.guard.mu.Unlock()
+	if !b.guard.answered {
+		b.guard.timer.Reset(b.guard.timeout)
+	}
+	return n, err
+}
 
 // stalled is what a guard did to the request of ctx, nil if nothing.
 func stalled(ctx context.Context, host string, timeout time.Duration) error {

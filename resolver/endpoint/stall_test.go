@@ -4,8 +4,11 @@
 package endpoint_test
 
 import (
+	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -89,6 +92,84 @@ func TestSlowIsNotStalled(t *testing.T) {
 	}
 }
 
+// drip is content that comes a byte at a time.
+type drip struct{ left int }
+
+func (d *drip) Read(p []byte) (int, error) {
+	if d.left == 0 || len(p) == 0 {
+		return 0, io.EOF
+	}
+	d.left--
+	time.Sleep(25 * time.Millisecond) // what is slow is the point
+	p[0] = 'x'
+	return 1, nil
+}
+
+// upload sends content to path on a server that a vouches for, with a stall timeout of a second.
+func upload(t testing.TB, a *registrytest.Authority, host, path string, body io.Reader) error {
+	t.Helper()
+	opts := trusting(a)
+	opts.StallTimeout = time.Second
+	hosts, err := newEndpoint(t, host, login(), opts).Hosts(nil)("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "https://"+host+path, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := hosts[0].Client.Transport.RoundTrip(req)
+	if err == nil {
+		resp.Body.Close()
+	}
+	return err
+}
+
+// An upload that is slow and not stalled goes on, though a registry answers it only when it has all of it.
+func TestSlowUpload(t *testing.T) {
+	t.Parallel()
+	const size = 80
+	authority := registrytest.NewAuthority(t)
+	taken := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if n, err := io.Copy(io.Discard, r.Body); n != size || err != nil {
+			t.Errorf("got %d bytes and %v, want %d", n, err, size)
+		}
+		w.WriteHeader(http.StatusCreated)
+	})
+	for name, server := range map[string]*registrytest.Server{
+		"HTTP/1.1": overHTTP1(t, authority, taken), "HTTP/2": registrytest.Serve(t, authority.Server(t), taken),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if err := upload(t, authority, server.Host, "/v2/app/blobs/uploads/1", &drip{size}); err != nil {
+				t.Errorf("got %v of an upload that goes on", err)
+			}
+		})
+	}
+}
+
+// An upload that nobody takes is given up.
+func TestStalledUpload(t *testing.T) {
+	t.Parallel()
+	authority := registrytest.NewAuthority(t)
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", authority.Server(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			go conn.(*tls.Conn).HandshakeContext(t.Context())
+		}
+	}()
+	wantError(t, upload(t, authority, listener.Addr().String(), "/v2/app/blobs/uploads/1", bytes.NewReader(make([]byte, 64<<20))), "stalled: no byte for 1s")
+}
+
 // An error that is told in a byte at a time is one, for which nobody waits longer than for a registry that says nothing.
 func TestSlowError(t *testing.T) {
 	t.Parallel()
@@ -167,6 +248,7 @@ func TestLostConnection(t *testing.T) {
 		g, e := through(t, server)
 		go func() {
 			<-half
+			time.Sleep(500 * time.Millisecond) // so that it has arrived: what is sent again and again is a sign of life
 			g.lose(t)
 			close(lost)
 		}()

@@ -7,13 +7,14 @@ import (
 	"crypto/tls"
 	"encoding/pem"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -166,86 +167,22 @@ func TestInsecureIsNotInherited(t *testing.T) {
 	})
 }
 
-// SEC-21, T6: a port that does not speak TLS gets nothing secret, and with insecure it is spoken to in plain HTTP, which is
-// remembered.
-func TestPlainHTTP(t *testing.T) {
-	t.Parallel()
-	image := registrytest.NewImage("plain", 1<<10)
-	t.Run("without insecure", func(t *testing.T) {
-		server := registrytest.Serve(t, nil, registrytest.Basic(user, password, registrytest.Registry{Image: image}))
-		e := newEndpoint(t, server.Host, login(), endpoint.Options{PlainHTTP: true})
-		err := pull(t.Context(), e, "app", image)
-		wantError(t, err, server.Host+": server gave HTTP response to HTTPS client; set insecure = true")
-		noSecrets(t, "the plain server", server)
-		if got := server.Received("GET ", "HEAD "); len(got) != 0 {
-			t.Errorf("the plain server received %q, want no request", got)
-		}
-	})
-	t.Run("insecure", func(t *testing.T) {
-		server := registrytest.Serve(t, nil, registrytest.Basic(user, password, registrytest.Registry{Image: image}))
-		e := newEndpoint(t, server.Host, login(), endpoint.Options{Insecure: true})
-		for range 3 {
-			if err := pull(t.Context(), e, "app", image); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if got := server.Connections(); got > 2 {
-			t.Errorf("got %d connections, want 2: TLS is tried once", got)
-		}
-	})
-	t.Run("insecure, at the port of HTTP", func(t *testing.T) {
-		const host = "127.0.0.80" // where nobody is at port 443
-		l, err := net.Listen("tcp", host+":80")
-		if errors.Is(err, syscall.EACCES) && os.Getenv("CI") == "" {
-			t.Skip("needs root to listen at port 80")
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		server := &http.Server{Handler: registrytest.Basic(user, password, registrytest.Registry{Image: image}), ReadHeaderTimeout: time.Minute}
-		go func() { _ = server.Serve(l) }()
-		t.Cleanup(func() { server.Close() })
-		if err := pull(t.Context(), newEndpoint(t, host, login(), endpoint.Options{Insecure: true, PlainHTTP: true}), "app", image); err != nil {
-			t.Error(err)
-		}
-		for name, opts := range map[string]endpoint.Options{"not expected": {Insecure: true}, "not insecure": {PlainHTTP: true}} {
-			k := login()
-			wantError(t, pull(t.Context(), newEndpoint(t, host, k, opts), "app", image), host+": connection refused")
-			if k.asked.Load() != 0 {
-				t.Errorf("%s: the password was asked for", name)
-			}
-		}
-	})
-	t.Run("insecure, and the port speaks TLS by now", func(t *testing.T) {
-		authority := registrytest.NewAuthority(t)
-		secure := registrytest.Serve(t, authority.Server(t), registrytest.Basic(user, password, registrytest.Registry{Image: image}))
-		plain := registrytest.Serve(t, nil, registrytest.Basic(user, password, registrytest.Registry{Image: image}))
-		gate := forward(t, plain.Host)
-		e := newEndpoint(t, gate.host, login(), endpoint.Options{Insecure: true})
-		if err := pull(t.Context(), e, "app", image); err != nil {
-			t.Fatal(err)
-		}
-		e.CloseIdle()
-		gate.to(secure.Host)
-		if err := pull(t.Context(), e, "app", image); err != nil {
-			t.Error(err)
-		}
-	})
-	t.Run("insecure, after TLS worked", func(t *testing.T) {
-		authority := registrytest.NewAuthority(t)
-		secure := registrytest.Serve(t, authority.Server(t), registrytest.Basic(user, password, registrytest.Registry{Image: image}))
-		plain := registrytest.Serve(t, nil, registrytest.Basic(user, password, registrytest.Registry{Image: image}))
-		gate := forward(t, secure.Host)
-		e := newEndpoint(t, gate.host, login(), endpoint.Options{Insecure: true})
-		if err := pull(t.Context(), e, "app", image); err != nil {
-			t.Fatal(err)
-		}
-		e.CloseIdle()
-		gate.to(plain.Host)
-		err := pull(t.Context(), e, "app", image)
-		wantError(t, err, "server gave HTTP response to HTTPS client")
-		noSecrets(t, "the plain server", plain)
-	})
+// onceClosed is a body that cannot be read once it is closed, as a file.
+type onceClosed struct {
+	io.ReadCloser
+	closed atomic.Bool
+}
+
+func (b *onceClosed) Read(p []byte) (int, error) {
+	if b.closed.Load() {
+		return 0, os.ErrClosed
+	}
+	return b.ReadCloser.Read(p)
+}
+
+func (b *onceClosed) Close() error {
+	b.closed.Store(true)
+	return b.ReadCloser.Close()
 }
 
 // SEC-24, T4: a client certificate is shown to the registry, and to no host that it redirects to or that gives tokens for it.

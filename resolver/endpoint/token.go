@@ -29,9 +29,9 @@ const (
 )
 
 // checkRealm reports why the credential may not be sent to a token realm, nil if it may: it is HTTPS unless the
-// registry is not, and it is the registry's own host, one of token_realms, or a name. That a name does not lead to this
+// registry is plain HTTP, and it is the registry's own host, one of token_realms, or a name. That a name does not lead to this
 // machine is checked when it is dialled, see [refuseLocal].
-func (e *Endpoint) checkRealm(realm string) error {
+func (e *Endpoint) checkRealm(realm string, plain bool) error {
 	refuse := func(why string) error {
 		return &Error{Cause: RealmRefused, Text: fmt.Sprintf("token realm %q refused for %s: %s", realm, e.host, why)}
 	}
@@ -43,7 +43,7 @@ func (e *Endpoint) checkRealm(realm string) error {
 	switch {
 	case u.User != nil:
 		return refuse("it has a username")
-	case u.Scheme == "http" && !e.plain.Load():
+	case u.Scheme == "http" && !plain:
 		return refuse("plain http")
 	case u.Scheme != "http" && u.Scheme != "https":
 		return refuse("neither http nor https")
@@ -113,11 +113,14 @@ func newToken(value string, seconds int) token {
 // maxTokenRequests is how often a token server that is too busy is asked, which is as often as a registry is.
 const maxTokenRequests = 5
 
-// sendToken sends a request for a token, and again if it is to wait, for as long as there is time for that.
+// sendToken sends a request for a token, and again if it is to wait, or failed on the server's side, for as long as there is time for that.
 func (e *Endpoint) sendToken(req *http.Request, a *Authorizer) (*http.Response, error) {
 	ctx := req.Context()
 	for tries := 1; ; tries++ {
 		resp, wait, err := e.sendTokenOnce(req, a)
+		if err == nil && wait == 0 && resp.StatusCode >= http.StatusInternalServerError && tries == 1 {
+			wait = minRetryWait // as a registry is asked once more
+		}
 		deadline, ok := ctx.Deadline()
 		if wait == 0 || tries == maxTokenRequests || ok && time.Until(deadline) < wait {
 			return resp, err

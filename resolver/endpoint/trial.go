@@ -22,6 +22,9 @@ const (
 	refusedFor = 5 * time.Second
 	// maxTrials bounds what is remembered.
 	maxTrials = 1024
+	// trustedFor is how long a credential that was taken is sent by all at once. It may have been changed on the server since, and
+	// one pull is to find that out.
+	trustedFor = 5 * time.Second
 	// fullTrust is how many repositories may refuse a credential that others took before it is taken to be wrong itself.
 	fullTrust = 3
 )
@@ -37,7 +40,7 @@ const (
 	notForThis                // it is right, and not enough for the repository
 )
 
-// trials remember which credentials a registry took and which it refused. One that it has not taken yet is sent by one
+// trials remember which credentials a registry took and which it refused. One that it has not taken lately is sent by one
 // request at a time, so that a wrong one is sent once however many pulls there are, and then not again for refusedFor.
 // What is remembered of a credential is a hash.
 type trials struct {
@@ -45,12 +48,18 @@ type trials struct {
 	seed maphash.Seed
 
 	mu      sync.Mutex
-	trust   map[uint64]int
+	trust   map[uint64]trust
 	refused map[place]time.Time
 	running map[uint64]*trial
 }
 
-// trial is the one request that has a credential which the registry has not taken yet.
+// trust is how many repositories may still refuse a credential before it is taken to be wrong, and when one last took it.
+type trust struct {
+	left  int
+	taken time.Time
+}
+
+// trial is the one request that has a credential which the registry has not taken lately.
 type trial struct {
 	done chan struct{}
 	came verdict // once it is done
@@ -70,7 +79,7 @@ type place struct {
 }
 
 func newTrials(host string) *trials {
-	return &trials{host: host, seed: maphash.MakeSeed(), trust: map[uint64]int{}, refused: map[place]time.Time{}, running: map[uint64]*trial{}}
+	return &trials{host: host, seed: maphash.MakeSeed(), trust: map[uint64]trust{}, refused: map[place]time.Time{}, running: map[uint64]*trial{}}
 }
 
 // refusedError says that a credential is not sent, since it was refused a moment ago.
@@ -110,7 +119,7 @@ func (t *trials) checkLocked(hash uint64, image string) error {
 // last that is waited for: a registry that hangs would be asked by one pull after another.
 func (t *trials) begin(ctx context.Context, s sent, image string) (end func(verdict), err error) {
 	hash := maphash.Comparable(t.seed, s)
-	patience := time.NewTimer(refusedFor)
+	patience := time.NewTimer(t.patience(hash))
 	defer patience.Stop()
 	for waited := false; ; {
 		own, other, err := t.join(hash, image)
@@ -136,12 +145,26 @@ func (t *trials) begin(ctx context.Context, s sent, image string) (end func(verd
 	}
 }
 
+// patience is how long another's trial is waited for: not long for a credential that is likely right, since it may be the
+// registry that is gone.
+func (t *trials) patience(hash uint64) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.trust[hash].left == fullTrust {
+		return time.Second
+	}
+	return refusedFor
+}
+
 // join returns the trial of the caller's own, another's that is to be waited for, or neither if there is no need of one.
 func (t *trials) join(hash uint64, image string) (own, other *trial, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.checkLocked(hash, image); err != nil || t.trust[hash] == fullTrust {
+	if err := t.checkLocked(hash, image); err != nil {
 		return nil, nil, err
+	}
+	if known := t.trust[hash]; known.left == fullTrust && time.Since(known.taken) < trustedFor {
+		return nil, nil, nil
 	}
 	if other, busy := t.running[hash]; busy {
 		return nil, other, nil
@@ -172,14 +195,16 @@ func (t *trials) end(hash uint64, image string, v verdict, own *trial) {
 	}
 	switch v {
 	case taken:
-		t.trust[hash] = fullTrust
+		t.trust[hash] = trust{fullTrust, time.Now()}
 		delete(t.refused, place{hash, ""})
 		delete(t.refused, place{hash, image})
 	case wrong:
-		if t.trust[hash] == 0 {
+		known := t.trust[hash]
+		if known.left == 0 {
 			image = "" // no repository took it
 		}
-		t.trust[hash] = max(t.trust[hash]-1, 0)
+		known.left = max(known.left-1, 0)
+		t.trust[hash] = known
 		t.refused[place{hash, image}] = time.Now()
 	case notForThis:
 		t.refused[place{hash, image}] = time.Now()

@@ -182,3 +182,55 @@ func TestTrialOfARegistryThatHangs(t *testing.T) {
 		t.Errorf("got the last error after %s, want it after little more than twice 300ms", took)
 	}
 }
+
+// C13: a password that was right, and is changed on the server, is sent by few of the pulls that come then.
+func TestRightPasswordIsChangedOnTheServer(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("expired", 1<<10)
+	authority := registrytest.NewAuthority(t)
+	for _, name := range []string{"basic", "bearer"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var changed atomic.Bool
+			var attempts atomic.Int32
+			// changing refuses a password that is right until it is changed, and takes its time for that
+			changing := func(h http.Handler) http.Handler {
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if _, _, ok := r.BasicAuth(); ok && changed.Load() {
+						attempts.Add(1)
+						time.Sleep(50 * time.Millisecond)
+						w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+						registrytest.Fail(w, http.StatusUnauthorized, "UNAUTHORIZED", "changed")
+						return
+					}
+					h.ServeHTTP(w, r)
+				})
+			}
+			var handler http.Handler = registrytest.Registry{Image: image}
+			if name == "basic" {
+				handler = changing(registrytest.Basic(user, password, handler))
+			} else {
+				tokens := registrytest.NewTokens(user, password)
+				tokens.Realm = registrytest.Serve(t, authority.Server(t), changing(tokens)).URL + "/token"
+				handler = tokens.Protect(handler)
+			}
+			server := registrytest.Serve(t, authority.Server(t), handler)
+			e := newEndpoint(t, server.Host, login(), trusting(authority))
+			if err := pull(t.Context(), e, "before", image); err != nil {
+				t.Fatal(err)
+			}
+			changed.Store(true)
+			time.Sleep(5100 * time.Millisecond) // or it was right a moment ago
+			var pulls sync.WaitGroup
+			for i := range 50 {
+				pulls.Go(func() {
+					wantError(t, pull(t.Context(), e, fmt.Sprint("app", i), image), "unauthorized", "authorization failed")
+				})
+			}
+			pulls.Wait()
+			if got := attempts.Load(); got > 4 {
+				t.Errorf("got %d attempts with a password that was changed, want 4 at most: three may be of repositories that it does not open", got)
+			}
+		})
+	}
+}
