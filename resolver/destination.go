@@ -6,6 +6,7 @@ package resolver
 import (
 	"context"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -22,6 +23,8 @@ type destination struct {
 	keep    []string
 	discard bool
 	bundled *Bundled // what is pulled from, nil if it is no bundle
+	// checked is where what CRI pulled is looked up, to be of a platform that it can use. Nil does not look.
+	checked content.Provider
 }
 
 var (
@@ -36,6 +39,11 @@ func (t *Transferrer) newDestination(ctx context.Context, inner transfer.ImageSt
 
 // Store implements [transfer.ImageStorer].
 func (d *destination) Store(ctx context.Context, desc ocispec.Descriptor, store images.Store) ([]images.Image, error) {
+	if d.checked != nil {
+		if err := checkPlatform(ctx, d.checked, desc, d.UnpackPlatforms()); err != nil {
+			return nil, err
+		}
+	}
 	return d.ImageStorer.Store(ctx, desc, labelledStore{store, d.labels, d.keep})
 }
 
@@ -62,7 +70,8 @@ func (d *destination) UnpackPlatforms() []transfer.UnpackConfiguration {
 }
 
 // labelledStore adds labels to every image that goes into the store, and keeps those of keep for as long as a name is that
-// of the same image: an update without field paths, which is how containerd stores what it pulled, replaces all labels.
+// of the same image: an update without field paths, which is how containerd stores what it pulled, replaces all labels, those
+// too that were set a moment before.
 type labelledStore struct {
 	images.Store
 	labels map[string]string
@@ -81,15 +90,18 @@ func (s labelledStore) Update(ctx context.Context, image images.Image, fieldpath
 	if err != nil {
 		return images.Image{}, err
 	}
-	kept := map[string]string{}
-	for _, label := range s.keep {
-		if value, ok := there.Labels[label]; ok && there.Target.Digest == image.Target.Digest {
-			kept[label] = value
+	image = s.label(image)
+	paths := []string{"target"}
+	for label := range image.Labels {
+		paths = append(paths, "labels."+label)
+	}
+	for label := range there.Labels { // which are removed: the image has none of that name
+		_, ok := image.Labels[label]
+		if !ok && (there.Target.Digest != image.Target.Digest || !slices.Contains(s.keep, label)) {
+			paths = append(paths, "labels."+label)
 		}
 	}
-	maps.Copy(kept, image.Labels)
-	image.Labels = kept
-	return s.Store.Update(ctx, s.label(image))
+	return s.Store.Update(ctx, image, paths...)
 }
 
 func (s labelledStore) label(image images.Image) images.Image {

@@ -5,25 +5,46 @@ package resolver_test
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/containerd/v2/core/transfer/image"
+	"github.com/containerd/containerd/v2/core/transfer/local"
 	"github.com/containerd/containerd/v2/core/transfer/registry"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
+	"google.golang.org/grpc"
 
 	"github.com/berth-edge/berth/resolver"
 	"github.com/berth-edge/berth/resolver/registrytest"
 )
 
+// asCRI is a namespace of pullTo: that of CRI, for a pull that comes by CRI's API.
+const asCRI = "k8s.io, as CRI"
+
+// within returns the context of a request in a namespace.
+func within(ctx context.Context, namespace string) context.Context {
+	name, _, isCRI := strings.Cut(namespace, ", as CRI")
+	if isCRI {
+		ctx = grpc.NewContextWithServerTransportStream(ctx, criStream{})
+	}
+	return namespaces.WithNamespace(ctx, name)
+}
+
+// criStream is a request for an image by CRI's API.
+type criStream struct{ grpc.ServerTransportStream }
+
+func (criStream) Method() string { return "/runtime.v1.ImageService/PullImage" }
+
 // pullTo pulls ref in a namespace to a destination that the client chose.
 func (n *node) pullTo(ctx context.Context, namespace, ref string, to *image.Store, opts ...transfer.Opt) error {
-	ctx = namespaces.WithNamespace(ctx, namespace)
+	ctx = within(ctx, namespace)
 	src, err := registry.NewOCIRegistry(ctx, ref)
 	if err != nil {
 		return err
@@ -45,12 +66,13 @@ func TestDiscardLayers(t *testing.T) {
 		discard                      func() bool
 		want                         bool // the layer is discarded
 	}{
-		{"of CRI", s.registry() + from(s), ref, "k8s.io", []image.StoreOpt{unpack}, func() bool { return true }, true},
-		{"of CRI, not configured", "", plain.Host + "/org/app:1", "k8s.io", []image.StoreOpt{unpack}, func() bool { return true }, true},
-		{"of CRI, not set", s.registry() + from(s), ref, "k8s.io", []image.StoreOpt{unpack}, func() bool { return false }, false},
-		{"of CRI, not known", s.registry() + from(s), ref, "k8s.io", []image.StoreOpt{unpack}, nil, false},
+		{"of CRI", s.registry() + from(s), ref, asCRI, []image.StoreOpt{unpack}, func() bool { return true }, true},
+		{"of CRI, not configured", "", plain.Host + "/org/app:1", asCRI, []image.StoreOpt{unpack}, func() bool { return true }, true},
+		{"of CRI, not set", s.registry() + from(s), ref, asCRI, []image.StoreOpt{unpack}, func() bool { return false }, false},
+		{"of CRI, not known", s.registry() + from(s), ref, asCRI, []image.StoreOpt{unpack}, nil, false},
 		{"not of CRI", s.registry() + from(s), ref, "test", []image.StoreOpt{unpack}, func() bool { return true }, false},
-		{"not unpacked", s.registry() + from(s), ref, "k8s.io", nil, func() bool { return true }, false},
+		{"not of CRI, in its namespace", s.registry() + from(s), ref, "k8s.io", []image.StoreOpt{unpack}, func() bool { return true }, false},
+		{"not unpacked", s.registry() + from(s), ref, asCRI, nil, func() bool { return true }, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -62,7 +84,7 @@ func TestDiscardLayers(t *testing.T) {
 			if _, err := n.db.GarbageCollect(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			ctx := namespaces.WithNamespace(t.Context(), tt.namespace)
+			ctx := within(t.Context(), tt.namespace)
 			for _, blob := range []struct {
 				name string
 				text []byte
@@ -144,6 +166,40 @@ func TestLabelsOfAnImageThatIsThere(t *testing.T) {
 		}
 		first.Close()
 	}
+}
+
+// REL-07: a pin that is set while a pull records its image stays.
+func TestLabelSetMeanwhile(t *testing.T) {
+	t.Parallel()
+	const pin = "io.cri-containerd.pinned"
+	content := registrytest.NewImage("meanwhile", 4<<10)
+	s := serve(t, registrytest.Registry{Image: content})
+	n := newNode(t, s.registry()+from(s))
+	n.KeepLabels = []string{pin}
+	store := pinningStore{n.images, pin}
+	n.Inner = local.NewTransferService(n.db.ContentStore(), store, local.TransferConfig{Leases: n.Leases})
+	for range 2 {
+		if err := n.pull(t.Context(), ref); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := n.wantImage(t, ref, content).Labels; got[pin] != "pinned" || got[resolver.LabelSource] != s.Host {
+		t.Errorf("got labels %v, want the pin and those of the pull", got)
+	}
+}
+
+// pinningStore pins an image right after it was looked up.
+type pinningStore struct {
+	images.Store
+	pin string
+}
+
+func (s pinningStore) Get(ctx context.Context, name string) (images.Image, error) {
+	image, err := s.Store.Get(ctx, name)
+	if err == nil {
+		_, err = s.Update(ctx, images.Image{Name: name, Labels: map[string]string{s.pin: "pinned"}}, "labels."+s.pin)
+	}
+	return image, err
 }
 
 // What a client asked of the transfer, it gets: progress, with the image's own name.

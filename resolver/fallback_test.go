@@ -307,3 +307,24 @@ func TestUnreachableIsPutLast(t *testing.T) {
 		}
 	}
 }
+
+// R2, R10, P13: of two targets at one registry the second is not tried after nobody was there for the first, by tag as by digest.
+func TestUnreachableIsAskedOnce(t *testing.T) {
+	t.Parallel()
+	content := registrytest.NewImage("twice", 4<<10)
+	for _, ref := range []string{"quay.io/org/app:1", "quay.io/org/app@" + content.Digest().String()} {
+		t.Run(ref, func(t *testing.T) {
+			t.Parallel()
+			stalls := serve(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+			third := serve(t, registrytest.Registry{Image: content})
+			rule := fmt.Sprintf("[[rules]]\nfrom = \"quay.io\"\nto = [%q, %q, %q]\n", stalls.Host+"/first", stalls.Host+"/second", third.Host+"/mirror")
+			n := newNode(t, "stall_timeout = \"300ms\"\n"+stalls.registry()+third.registry()+rule)
+			if err := n.pull(t.Context(), ref); err != nil {
+				t.Fatal(err)
+			}
+			if got := len(stalls.Requests()); got != 1 {
+				t.Errorf("got %d requests at the registry that stalls, want 1: %q", got, stalls.Lines(""))
+			}
+		})
+	}
+}

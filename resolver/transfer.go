@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -15,11 +16,13 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/containerd/v2/core/transfer/registry"
-	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc"
+
+	"github.com/berth-edge/berth/resolver/endpoint"
 )
 
 // The labels of the leases of pulls. One that is there when containerd starts is of a pull that was killed.
@@ -188,7 +191,10 @@ func (p *pull) run(ctx context.Context) error {
 	var attempts []attempt
 	targets := p.order(ctx, route)
 	for i, target := range targets {
-		a := p.try(ctx, route, target)
+		a, ok := again(attempts, target)
+		if !ok {
+			a = p.try(ctx, route, target)
+		}
 		if a.err == nil {
 			p.t.repeats.worked(ctx, ref, target.Pull.String())
 			return nil
@@ -206,6 +212,19 @@ func (p *pull) run(ctx context.Context) error {
 			func(line *log.Entry) { line.Warn("target of a pull failed; trying the next") })
 	}
 	return &PullError{route: route, attempts: attempts}
+}
+
+// again returns how the attempt at target would end, if an attempt before it found that nobody is at its registry.
+func again(before []attempt, target Target) (attempt, bool) {
+	for _, a := range before {
+		if target.endpoint == nil || a.target.endpoint != target.endpoint || !endpoint.IsDown(a.err) {
+			continue
+		}
+		if _, down := target.endpoint.Down(); down { // and not its token server, or where it redirects to
+			return attempt{target: target, source: a.source, err: a.err}, true
+		}
+	}
+	return attempt{}, false
 }
 
 // checkSnapshotters refuses what would be unpacked by not fetching it.
@@ -277,9 +296,12 @@ func (p *pull) try(ctx context.Context, route Route, target Target) attempt {
 		maps.Copy(labels, target.Bundled.Labels)
 	}
 	dst := p.t.newDestination(ctx, p.storer, labels)
+	if isCRI(ctx) {
+		dst.checked = p.t.Content
+	}
 	if target.Bundled != nil {
 		dst.bundled = target.Bundled
-		dst.discard = dst.discard || target.Bundled.DiscardLayers
+		dst.discard = target.Bundled.DiscardLayers // not CRI's setting: the loader would find it damaged at the next start
 	}
 	start := time.Now()
 	err = service.Transfer(ctx, src, dst, p.opts...)
@@ -295,13 +317,15 @@ func (p *pull) try(ctx context.Context, route Route, target Target) attempt {
 	return attempt{target: target, source: src, err: err}
 }
 
-// criNamespace is where CRI keeps its images.
-const criNamespace = "k8s.io"
+// isCRI reports whether a pull is of CRI, which calls the transfer service within containerd. Others pull into its namespace, too.
+func isCRI(ctx context.Context) bool {
+	method, _ := grpc.Method(ctx)
+	return strings.HasPrefix(method, "/runtime.v1.")
+}
 
-// discards reports whether layers that a pull unpacks are discarded: CRI's setting is about CRI's images.
+// discards reports whether layers that a pull unpacks are discarded: CRI's setting is about what CRI pulls.
 func (t *Transferrer) discards(ctx context.Context) bool {
-	namespace, _ := namespaces.Namespace(ctx)
-	return namespace == criNamespace && t.DiscardLayers != nil && t.DiscardLayers()
+	return isCRI(ctx) && t.DiscardLayers != nil && t.DiscardLayers()
 }
 
 func (p *pull) newSource(o origin, name, ref string) *source {
