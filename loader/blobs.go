@@ -101,11 +101,11 @@ func (w replacing) Commit(ctx context.Context, size int64, expected digest.Diges
 	return w.Writer.Commit(ctx, size, expected, opts...)
 }
 
-// compareLayer compares a layer's directory with the layer. Where they differ, or the layer cannot be read, the layer itself
+// compareLayer compares what a layer was unpacked to with the layer. Where they differ, or the layer cannot be read, the layer itself
 // is looked at first: one that is damaged must not be what the files are mended by.
-func (l *Loader) compareLayer(ctx context.Context, dir string, layer ocispec.Descriptor, d *Damage) error {
+func (l *Loader) compareLayer(ctx context.Context, tree *unpacked.Tree, layer ocispec.Descriptor, d *Damage) error {
 	compare := func(r io.Reader) (err error) {
-		d.Files, err = unpacked.Damaged(dir, r)
+		d.Files, err = tree.Damaged(r)
 		return err
 	}
 	err := l.readLayer(ctx, layer, compare)

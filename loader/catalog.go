@@ -20,7 +20,8 @@ import (
 // that comes first. It is safe for concurrent use.
 type Catalog struct {
 	machine machine
-	aliases map[string]string // by the name that is wanted
+	named   func(ref string) (reference.Named, error)
+	aliases map[string]alias // by the one form of the name that is wanted
 
 	said atomic.Int32 // problems, in this round
 
@@ -32,17 +33,41 @@ type Catalog struct {
 	changed chan struct{}     // closed when something is known that was not
 }
 
-func newCatalog(m machine, aliases map[string]string) *Catalog {
-	return &Catalog{
-		machine: m, aliases: aliases,
+// alias is a further name of an image: the name that is wanted, and the name that a bundle has.
+type alias struct{ wanted, has string }
+
+func newCatalog(o Options) *Catalog {
+	c := &Catalog{
+		machine: machineOf(o.Platform), named: o.Named, aliases: map[string]alias{},
 		names: map[string]*Image{}, digests: map[string]*Image{}, changed: make(chan struct{}),
 	}
+	for wanted, has := range o.Aliases {
+		if named, err := c.parse(wanted); err == nil {
+			c.aliases[named.String()] = alias{wanted, has}
+		}
+	}
+	return c
+}
+
+// parse returns a name, which may be written in several ways, in the one form by which it is asked for. A name that nobody can ask
+// for has a form as well.
+func (c *Catalog) parse(name string) (reference.Named, error) {
+	if c.named != nil {
+		if named, err := c.named(name); err == nil {
+			return named, nil
+		}
+	}
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return nil, err
+	}
+	return reference.TagNameOnly(named), nil
 }
 
 // OpenCatalog lists the bundles of paths, for who only wants to know what is in them. Bundles that cannot be read are left
 // out, as they are while loading.
 func OpenCatalog(ctx context.Context, o Options) *Catalog {
-	c := newCatalog(machineOf(o.Platform), o.Aliases)
+	c := newCatalog(o)
 	files, refused := find(o.Paths)
 	for _, r := range refused {
 		log.G(ctx).WithError(r.err).Warn("some bundles are left out")
@@ -58,7 +83,8 @@ func OpenCatalog(ctx context.Context, o Options) *Catalog {
 	return c
 }
 
-// Find returns the image that a bundle holds under named: by its digest if named has one, else by its tag.
+// Find returns the image that a bundle holds under named, which is in the form of [Options.Named]: by its digest if named has one,
+// else by its tag.
 func (c *Catalog) Find(named reference.Named) (*Image, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containerd/platforms"
@@ -24,7 +25,7 @@ func imageOf(content string, names ...string) *Image {
 
 // TestCatalogNames has three bundles that lay claim to the same names.
 func TestCatalogNames(t *testing.T) {
-	c := newCatalog(machineOf(platforms.DefaultSpec()), map[string]string{"alias.io/a:1": "quay.io/a:1", "alias.io/none:1": "quay.io/none:1"})
+	c := newCatalog(Options{Platform: platforms.DefaultSpec(), Aliases: map[string]string{"alias.io/a:1": "quay.io/a:1", "alias.io/none:1": "quay.io/none:1"}})
 	first, same := imageOf("first", "quay.io/a:1"), imageOf("first", "quay.io/a:1", "quay.io/b:1")
 	other := imageOf("other", "quay.io/a:1")
 	c.entries = []*entry{
@@ -81,16 +82,37 @@ func TestCatalogNames(t *testing.T) {
 func TestCatalogAliases(t *testing.T) {
 	image := imageOf("image", "quay.io/image:1")
 	digested := "quay.io/image@" + image.Target.Digest.String()
-	c := newCatalog(machineOf(platforms.DefaultSpec()), map[string]string{
+	c := newCatalog(Options{Platform: platforms.DefaultSpec(), Aliases: map[string]string{
 		"a.io/x:1": "b.io/x:1", "b.io/x:1": "c.io/x:1", "c.io/x:1": "quay.io/image:1",
 		"z.io/x:1": "y.io/x:1", "y.io/x:1": "quay.io/image:1", "digest.io/x:1": digested,
 		"circle.io/a:1": "circle.io/b:1", "circle.io/b:1": "circle.io/a:1", "self.io/a:1": "self.io/a:1",
-	})
+	}})
 	c.entries = []*entry{{catalog: c, images: []*Image{image}}}
 	c.index()
 	want := []string{"quay.io/image:1", "a.io/x:1", "b.io/x:1", "c.io/x:1", "digest.io/x:1", "y.io/x:1", "z.io/x:1"}
 	if !slices.Equal(image.owned, want) {
 		t.Errorf("got names %q, want %q", image.owned, want)
+	}
+}
+
+// TestCatalogSpelledNames has names that pulls ask for in another form. One image has all its spellings, another none of them.
+func TestCatalogSpelledNames(t *testing.T) {
+	lower := func(ref string) (reference.Named, error) { return reference.ParseDockerRef(strings.ToLower(ref)) }
+	c := newCatalog(Options{Platform: platforms.DefaultSpec(), Named: lower, Aliases: map[string]string{"Alias.io/a:1": "QUAY.io/a:1"}})
+	image, other := imageOf("image", "Quay.io/a:1", "quay.io/a:1"), imageOf("other", "quay.IO/a:1")
+	c.entries = []*entry{{catalog: c, images: []*Image{image}}, {catalog: c, images: []*Image{other}}}
+	c.index()
+	for _, ref := range []string{"quay.io/a:1", "alias.io/a:1", "quay.io/a@" + image.Target.Digest.String()} {
+		named, err := lower(ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := c.Find(named); got != image {
+			t.Errorf("%s: got %v, want the image", ref, got)
+		}
+	}
+	if want := []string{"Quay.io/a:1", "quay.io/a:1", "Alias.io/a:1"}; !slices.Equal(image.owned, want) || len(other.owned) > 0 {
+		t.Errorf("got names %q and %q, want %q and none", image.owned, other.owned, want)
 	}
 }
 
@@ -112,7 +134,7 @@ func TestCatalogDiffers(t *testing.T) {
 	if err := os.Chmod(refused, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	c := newCatalog(machineOf(platforms.DefaultSpec()), nil)
+	c := newCatalog(Options{Platform: platforms.DefaultSpec()})
 	if !c.differs(find([]string{dir})) {
 		t.Error("got nothing new before the first round")
 	}

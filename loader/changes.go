@@ -5,6 +5,7 @@ package loader
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/berth-edge/berth/loader/bundle"
@@ -26,18 +27,30 @@ func (c *Catalog) begin(files []string, refused []refusal) []*entry {
 	known := c.byPath()
 	var entries []*entry
 	for _, e := range c.entries {
-		if e.byHand {
-			entries = append(entries, c.keep(e.path, e))
+		if !e.byHand {
+			continue
 		}
+		e.awaited = false
+		if r, ok := refusalOf(e.path); ok {
+			e = c.refuse(r, e)
+		} else {
+			e = c.keep(e.path, e)
+		}
+		entries = append(entries, e)
 	}
-	byHand := len(entries)
+	byHand := entries
+	isByHand := func(path string) bool {
+		return slices.ContainsFunc(byHand, func(e *entry) bool { return e.path == path })
+	}
 	for _, path := range files {
-		if !slices.ContainsFunc(entries[:byHand], func(e *entry) bool { return e.path == path }) {
+		if !isByHand(path) {
 			entries = append(entries, c.keep(path, known[path]))
 		}
 	}
 	for _, r := range refused {
-		entries = append(entries, c.refuse(r, known[r.path]))
+		if !isByHand(r.path) {
+			entries = append(entries, c.refuse(r, known[r.path]))
+		}
 	}
 	c.entries, c.begun = entries, true
 	c.index()
@@ -58,6 +71,10 @@ func (c *Catalog) differs(files []string, refused []refusal) bool {
 	}
 	for _, e := range c.entries {
 		switch {
+		case e.refused && e.byHand:
+			if r, ok := refusalOf(e.path); !ok || r.err.Error() != e.err.Error() {
+				return true
+			}
 		case e.refused:
 			if err, ok := refusals[e.path]; !ok || err.Error() != e.err.Error() {
 				return true
@@ -84,6 +101,13 @@ func (c *Catalog) remove(gone []*entry) {
 	c.entries = slices.DeleteFunc(slices.Clone(c.entries), func(e *entry) bool { return slices.Contains(gone, e) })
 	c.index()
 	c.notify()
+}
+
+// paths are those of all bundles.
+func (c *Catalog) paths() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.byPath()))
 }
 
 // byPath are the bundles by their paths. c.mu is held.
@@ -125,7 +149,7 @@ func (c *Catalog) add(files []string) []*entry {
 	var added []*entry
 	for _, path := range files {
 		e := c.keep(path, known[path])
-		e.byHand = true
+		e.byHand, e.awaited = true, true
 		added = append(added, e)
 	}
 	others := slices.DeleteFunc(c.entries, func(e *entry) bool { return there[e.path] })
@@ -162,7 +186,7 @@ func (c *Catalog) refuse(r refusal, was *entry) *entry {
 	e := &entry{catalog: c, path: r.path, refused: true, state: Failed, err: r.err}
 	if was != nil {
 		was.close()
-		e.said, e.noted = was.said, was.noted
+		e.byHand, e.said, e.noted = was.byHand, was.said, was.noted
 	}
 	return e
 }

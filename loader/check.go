@@ -7,10 +7,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -18,10 +20,13 @@ import (
 type lacks struct {
 	missing  []ocispec.Descriptor // blobs that the content store does not know
 	damaged  []ocispec.Descriptor // blobs that it knows, and that are not there or have another size
-	snapshot bool
+	toUnpack []ocispec.Descriptor // layers that are not unpacked
 }
 
-func (k lacks) nothing() bool { return len(k.missing) == 0 && len(k.damaged) == 0 && !k.snapshot }
+func (k lacks) nothing() bool { return len(k.missing) == 0 && len(k.damaged) == 0 && k.isUnpacked() }
+
+// isUnpacked reports whether the image is unpacked as a whole.
+func (k lacks) isUnpacked() bool { return len(k.toUnpack) == 0 }
 
 // maxHashed is the size of the largest blob that is read to be checked.
 const maxHashed = 1 << 20
@@ -30,16 +35,13 @@ const maxHashed = 1 << 20
 // a snapshot that is there.
 func (l *Loader) check(ctx context.Context, image *Image) (lacks, error) {
 	var k lacks
-	if id := image.contents.chainID(); id != "" {
-		_, err := l.Snapshots.Stat(ctx, id)
-		if err != nil && !errdefs.IsNotFound(err) {
-			return k, fmt.Errorf("look for snapshot %s: %w", id, err)
-		}
-		k.snapshot = err != nil
+	var err error
+	if k.toUnpack, err = l.toUnpack(ctx, image); err != nil {
+		return k, err
 	}
-	wanted := image.contents.blobs
-	if !l.DropLayers || k.snapshot {
-		wanted = image.contents.all()
+	wanted := image.contents.all()
+	if l.DropLayers {
+		wanted = append(slices.Clone(image.contents.blobs), k.toUnpack...)
 	}
 	for _, desc := range wanted {
 		_, err := l.Content.Info(ctx, desc.Digest)
@@ -57,6 +59,22 @@ func (l *Loader) check(ctx context.Context, image *Image) (lacks, error) {
 		}
 	}
 	return k, nil
+}
+
+// toUnpack returns the layers of an image that are not unpacked: those above the highest that has a snapshot.
+func (l *Loader) toUnpack(ctx context.Context, image *Image) ([]ocispec.Descriptor, error) {
+	layers := image.contents.layers
+	ids := identity.ChainIDs(slices.Clone(image.contents.diffIDs))
+	for n := len(ids); n > 0; n-- {
+		_, err := l.Snapshots.Stat(ctx, ids[n-1].String())
+		if err == nil {
+			return layers[n:], nil
+		}
+		if !errdefs.IsNotFound(err) {
+			return nil, fmt.Errorf("look for snapshot %s: %w", ids[n-1], err)
+		}
+	}
+	return layers, nil
 }
 
 // isWhole reports whether a blob that the content store knows is there, with its size; what is no layer is small, and must have

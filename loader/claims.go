@@ -10,7 +10,6 @@ import (
 	"slices"
 
 	"github.com/containerd/log"
-	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-edge/berth/loader/bundle"
@@ -28,35 +27,40 @@ func (c *Catalog) index() {
 			}
 		}
 	}
-	for _, wanted := range slices.Sorted(maps.Keys(c.aliases)) {
-		if image, ok := c.aliased(wanted); ok {
-			c.claim(wanted, image)
+	for _, key := range slices.Sorted(maps.Keys(c.aliases)) {
+		if image, ok := c.aliased(key); ok {
+			c.claim(c.aliases[key].wanted, image)
+		}
+	}
+	for _, e := range c.entries {
+		for _, image := range e.images {
+			c.inherit(image)
 		}
 	}
 }
 
 // aliased returns the image that an alias leads to, over other aliases if need be. c.mu is held.
-func (c *Catalog) aliased(wanted string) (*Image, bool) {
-	name := wanted
+func (c *Catalog) aliased(key string) (*Image, bool) {
 	for range c.aliases { // which may lead in a circle
-		has, ok := c.aliases[name]
+		a, ok := c.aliases[key]
 		if !ok {
 			return nil, false
 		}
-		if image, ok := c.names[has]; ok {
+		named, err := c.parse(a.has)
+		if err != nil {
+			return nil, false
+		}
+		if image, ok := c.find(named); ok {
 			return image, true
 		}
-		if image, ok := c.digests[has]; ok {
-			return image, true
-		}
-		name = has
+		key = named.String()
 	}
 	return nil, false
 }
 
-// claim gives an image a name, unless a bundle before it has it.
+// claim gives an image a name, unless a bundle before it has it. The image may have the name in another spelling already.
 func (c *Catalog) claim(name string, image *Image) {
-	named, err := reference.ParseNormalizedNamed(name)
+	named, err := c.parse(name)
 	if err != nil {
 		return
 	}
@@ -66,10 +70,10 @@ func (c *Catalog) claim(name string, image *Image) {
 			c.digests[key] = image
 		}
 	}
-	key := reference.TagNameOnly(named).String()
+	key := named.String()
 	first, ok := c.names[key]
 	switch {
-	case !ok:
+	case !ok, first == image && !slices.Contains(image.owned, name):
 		c.names[key] = image
 		image.owned = append(image.owned, name)
 	case first != image:
@@ -88,7 +92,7 @@ func (c *Catalog) take(e *entry) []*Image {
 	defer c.mu.Unlock()
 	var taken []*Image
 	for _, image := range e.images {
-		if image.err == nil && len(image.owned) > 0 {
+		if image.taken = image.err == nil && len(image.owned) > 0; image.taken {
 			taken = append(taken, image)
 		}
 	}
@@ -102,21 +106,37 @@ func (c *Catalog) takeOver(e *entry) []*Image {
 	defer c.mu.Unlock()
 	var taken []*Image
 	for _, image := range e.images {
-		twin := image.twin
-		if twin == nil || image.err != nil || len(image.owned) > 0 || twin.err == nil || isFull(twin.err) {
-			continue
+		if c.inherit(image) || !image.taken && image.err == nil && len(image.owned) > 0 { // since another bundle was listed
+			image.taken = true
+			taken = append(taken, image)
 		}
-		image.owned, twin.owned, image.twin = twin.owned, nil, nil
-		for _, known := range []map[string]*Image{c.names, c.digests} {
-			for key, is := range known {
-				if is == twin {
-					known[key] = image
-				}
-			}
-		}
-		taken = append(taken, image)
 	}
 	return taken
+}
+
+// inherit gives an image the names of its twin if that could not be loaded, and reports whether it did. c.mu is held.
+func (c *Catalog) inherit(image *Image) bool {
+	twin := image.twin
+	if twin == nil || image.err != nil || len(image.owned) > 0 || twin.err == nil || isFull(twin.err) {
+		return false
+	}
+	image.owned, twin.owned = twin.owned, nil
+	for _, known := range []map[string]*Image{c.names, c.digests} {
+		for key, is := range known {
+			if is == twin {
+				known[key] = image
+			}
+		}
+	}
+	for _, e := range c.entries {
+		for _, other := range e.images {
+			if other.twin == twin {
+				other.twin = image // which may fail as well
+			}
+		}
+	}
+	image.twin = nil
+	return true
 }
 
 // contested returns the loaded images of a bundle with a name that another laid claim to since it was last called.
@@ -206,9 +226,9 @@ func (c *Catalog) withBlob(d digest.Digest) (*bundle.Bundle, bool) {
 func (c *Catalog) warnAliases(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for wanted, has := range c.aliases {
-		if _, ok := c.aliased(wanted); !ok && len(c.entries) > 0 {
-			log.G(ctx).WithFields(log.Fields{"alias": wanted, "image": has}).Warn("alias of an image that no bundle holds")
+	for key, a := range c.aliases {
+		if _, ok := c.aliased(key); !ok && len(c.entries) > 0 {
+			log.G(ctx).WithFields(log.Fields{"alias": a.wanted, "image": a.has}).Warn("alias of an image that no bundle holds")
 		}
 	}
 }

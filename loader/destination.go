@@ -5,6 +5,7 @@ package loader
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -53,6 +54,35 @@ func (d *destination) ImageFilter(h images.HandlerFunc, store content.Store) ima
 // UnpackPlatforms implements [transfer.ImageUnpacker].
 func (d *destination) UnpackPlatforms() []transfer.UnpackConfiguration {
 	return []transfer.UnpackConfiguration{{Platform: d.loader.Platform, Snapshotter: d.loader.Snapshotter}}
+}
+
+// dropLayers takes away the labels that layerless leaves out, of an image that was loaded or pulled when layers were to be kept.
+func (l *Loader) dropLayers(ctx context.Context, image *Image) error {
+	if !l.DropLayers || slices.ContainsFunc(image.contents.layers, func(layer ocispec.Descriptor) bool { return !image.Bundle.Has(layer.Digest) }) {
+		return nil
+	}
+	for _, desc := range image.contents.blobs {
+		info, err := l.Content.Info(ctx, desc.Digest)
+		if err != nil {
+			return fmt.Errorf("look for blob %s: %w", desc.Digest, err)
+		}
+		var paths []string
+		for name := range info.Labels {
+			if strings.HasPrefix(name, layerLabel) {
+				paths = append(paths, "labels."+name)
+			}
+		}
+		if len(paths) == 0 {
+			continue
+		}
+		if _, err := l.lease(ctx); err != nil { // with whose end garbage is collected
+			return err
+		}
+		if _, err := l.Content.Update(ctx, content.Info{Digest: desc.Digest}, paths...); err != nil {
+			return fmt.Errorf("drop the layers of %s: %w", desc.Digest, err)
+		}
+	}
+	return nil
 }
 
 // layerless leaves out the labels that keep a manifest's layers from garbage collection.

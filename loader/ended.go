@@ -6,6 +6,7 @@ package loader
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,19 +15,26 @@ import (
 )
 
 // ended is a file in Root that is there while containerd does not run and ended by itself, under this loader. Where it is not
-// there at a start, the power may have gone, or a containerd without Berth may have run.
+// there at a start, the power may have gone. It says how often containerd's database had been written: if that is more since, a
+// containerd without Berth ran, and the power may have gone under that.
 const ended = "ended"
 
-// begin takes the file away for good, and reports whether it was there.
+// begin takes the file away for good, and reports whether it was there and still holds. What was half-written beside it goes, too.
 func (l *Loader) begin(ctx context.Context) (clean bool) {
 	made := os.MkdirAll(l.Root, 0o700)
-	err := os.Remove(filepath.Join(l.Root, ended))
-	clean = err == nil
-	if errors.Is(err, fs.ErrNotExist) {
+	left, _ := filepath.Glob(filepath.Join(l.Root, newFile+"*"))
+	for _, file := range left {
+		made = errors.Join(made, os.Remove(file))
+	}
+	file := filepath.Join(l.Root, ended)
+	says, err := os.ReadFile(file)
+	clean = err == nil && string(says) == l.StartedAt
+	if err = os.Remove(file); errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
 	if err := errors.Join(made, err, syncDir(l.Root)); err != nil {
 		log.G(ctx).WithError(err).Warn("note that containerd runs")
+		return false
 	}
 	return clean
 }
@@ -36,7 +44,11 @@ func (l *Loader) Close() error {
 	if l.unclean.Load() {
 		return nil
 	}
-	return errors.Join(writeFile(filepath.Join(l.Root, ended), nil), syncDir(l.Root))
+	writes, err := l.Writes()
+	if err != nil {
+		return fmt.Errorf("note that containerd ended by itself: %w", err)
+	}
+	return errors.Join(writeFile(filepath.Join(l.Root, ended), []byte(writes)), syncDir(l.Root))
 }
 
 func syncDir(dir string) error {

@@ -6,6 +6,7 @@ package loader
 import (
 	"context"
 	"io"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -29,9 +30,16 @@ func (l *Loader) fetchAll(ctx context.Context, e *entry, images []*Image) (lacki
 				wanted[desc.Digest] = desc
 				all.missing = append(all.missing, desc)
 			}
-			lacking[image] = nil
 		}
-		all.snapshot = all.snapshot || k.snapshot
+		if len(k.missing) == 0 {
+			continue
+		}
+		lacking[image] = nil
+		for _, desc := range k.toUnpack {
+			if !slices.ContainsFunc(all.toUnpack, func(p ocispec.Descriptor) bool { return p.Digest == desc.Digest }) {
+				all.toUnpack = append(all.toUnpack, desc)
+			}
+		}
 	}
 	if len(wanted) > 0 {
 		if err := l.fetchWanted(ctx, e, all, wanted); err != nil {

@@ -61,6 +61,15 @@ func find(paths []string) (files []string, refused []refusal) {
 	return files, refused
 }
 
+// refusalOf reports whether a bundle must not be trusted any more, and why. Who may change its folder may have put another there.
+func refusalOf(path string) (refusal, bool) {
+	_, refused := find([]string{path})
+	if len(refused) == 0 {
+		return refusal{}, false
+	}
+	return refusal{path, refused[0].err}, true
+}
+
 // findIn finds the bundles that lie in a directory. Hidden files, and those that a copy in progress is called by, are none.
 func findIn(dir string, add func(string), refuse func(string, error)) {
 	entries, err := os.ReadDir(dir)

@@ -43,6 +43,7 @@ type Image struct {
 	// contested says that another image laid claim to one of the names.
 	contested bool
 	twin      *Image // the same image in a bundle in front, which has a name of this one
+	taken     bool   // to be loaded, in this round
 
 	state State
 	err   error

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/image-spec/identity"
@@ -82,6 +83,25 @@ func (l *Loader) endLease(ctx context.Context, collect bool) {
 	if err != nil && !errdefs.IsNotFound(err) {
 		log.G(ctx).WithError(err).WithField("lease", leaseID).Warn("delete lease of the loader")
 	}
+}
+
+// endFormerLeases gives up what a load that was killed left in another namespace, which the stanza named then.
+func (l *Loader) endFormerLeases(ctx context.Context) error {
+	spaces, err := l.spaces(ctx)
+	if err != nil {
+		return err
+	}
+	for _, namespace := range spaces[1:] {
+		ctx := namespaces.WithNamespace(ctx, namespace)
+		left, err := l.Leases.List(ctx, "id=="+leaseID)
+		if err == nil && len(left) > 0 {
+			err = l.Leases.Delete(ctx, left[0])
+		}
+		if err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("delete lease %s of namespace %s: %w", leaseID, namespace, err)
+		}
+	}
+	return nil
 }
 
 // checkHeld is [Loader.check], and what it finds there stays until the lease ends: an image that is not recorded is garbage, and

@@ -65,14 +65,14 @@ func (l *Loader) list(ctx context.Context, e *entry) bool {
 const settled = 2 * time.Second
 
 // settles waits until a bundle was not written to for a while. It reports false if somebody goes on writing: the other bundles
-// are not to wait for the end of that, and [Loader.Run] looks again. Who loads a bundle by hand waits for it.
+// are not to wait for the end of that, and [Loader.Run] looks again. Who loads a bundle by hand waits for it, the rounds after that do not.
 func (l *Loader) settles(ctx context.Context, e *entry) bool {
 	e.set(Copying)
 	for first := written(e.path); isFresh(e.path); {
 		if !wait(ctx, settled/4) {
 			return false
 		}
-		if !e.byHand && !written(e.path).Equal(first) {
+		if !e.awaited && !written(e.path).Equal(first) {
 			return false
 		}
 	}
@@ -110,11 +110,11 @@ func (l *Loader) open(ctx context.Context, path string) (*bundle.Bundle, error) 
 	}
 	defer l.work.Release(1)
 	file := l.listingFile(path)
-	b, err := bundle.Open(ctx, path, readListing(ctx, file))
+	b, err := bundle.Open(ctx, path, readListing(ctx, file).Listing)
 	if err != nil {
 		return nil, err
 	}
-	if err := writeListing(file, b.Listing()); err != nil {
+	if err := writeListing(file, path, b.Listing()); err != nil {
 		log.G(ctx).WithError(err).WithField("bundle", path).Warn("remember what is in a bundle")
 	}
 	return b, nil
@@ -124,27 +124,64 @@ func (l *Loader) listingFile(path string) string {
 	return filepath.Join(l.Root, "listings", digest.FromString(path).Encoded()+".json")
 }
 
-func readListing(ctx context.Context, file string) *bundle.Listing {
-	text, err := os.ReadFile(file)
+// storedListing is a listing, and the path of its bundle.
+type storedListing struct {
+	Path string `json:"path"`
+	*bundle.Listing
+}
+
+// forget removes the listings of bundles that have gone, and what a writeFile that was killed left.
+func (l *Loader) forget(ctx context.Context) error {
+	dir := filepath.Join(l.Root, "listings")
+	files, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	var listing bundle.Listing
+	known := map[string]bool{}
+	for _, path := range l.catalog.paths() {
+		known[l.listingFile(path)] = true
+	}
+	errs := []error{err}
+	for _, f := range files {
+		file := filepath.Join(dir, f.Name())
+		if known[file] {
+			continue
+		}
+		if hasLeft(readListing(ctx, file).Path) {
+			errs = append(errs, os.Remove(file))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// hasLeft reports whether a bundle is gone from its folder. One whose folder is not there or empty is not: that may be mounted later.
+func hasLeft(path string) bool {
+	others, err := os.ReadDir(filepath.Dir(path))
+	return err == nil && len(others) > 0 && isGone(path) || path == ""
+}
+
+// readListing returns the zero value for one that is not there or cannot be read.
+func readListing(ctx context.Context, file string) storedListing {
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return storedListing{}
+	}
+	var listing storedListing
 	if err == nil {
 		err = json.Unmarshal(text, &listing)
 	}
 	if err != nil {
 		log.G(ctx).WithError(err).WithField("file", file).Info("listing of a bundle is made anew")
-		return nil
+		return storedListing{}
 	}
-	return &listing
+	return listing
 }
 
-func writeListing(file string, listing *bundle.Listing) error {
+func writeListing(file, path string, listing *bundle.Listing) error {
 	if listing == nil {
 		return nil
 	}
-	text, err := json.Marshal(listing)
+	text, err := json.Marshal(storedListing{path, listing})
 	if err != nil {
 		return err
 	}
@@ -157,9 +194,12 @@ func writeListing(file string, listing *bundle.Listing) error {
 	return writeFile(file, text)
 }
 
+// newFile begins the names of files that are written.
+const newFile = ".new-"
+
 // writeFile replaces a file so that it is whole whenever the power goes.
 func writeFile(file string, text []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(file), ".new-")
+	f, err := os.CreateTemp(filepath.Dir(file), newFile)
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func (l *Loader) loadImage(ctx context.Context, image *Image, written bool) (Sta
 		return Failed, err
 	}
 	mended := false
-	if !k.snapshot && l.unclean.Load() {
+	if k.isUnpacked() && l.unclean.Load() {
 		if mended, err = l.verifyImage(ctx, image); err != nil {
 			return Failed, err
 		}
@@ -39,15 +39,18 @@ func (l *Loader) loadImage(ctx context.Context, image *Image, written bool) (Sta
 	}
 	if k.nothing() && !written && recorded {
 		changed, err := l.record(ctx, l.Images, image, false)
-		if changed || mended {
-			return state, err
+		if err != nil {
+			return Failed, err
 		}
-		return Present, err
+		if !changed && !mended {
+			state = Present
+		}
+		return state, l.dropLayers(ctx, image)
 	}
 	for try := 1; ; try++ {
 		final, err := l.pull(ctx, image, k)
 		if err == nil {
-			return state, nil
+			return state, l.dropLayers(ctx, image)
 		}
 		if final || try == maxTries {
 			return Failed, err
@@ -56,19 +59,16 @@ func (l *Loader) loadImage(ctx context.Context, image *Image, written bool) (Sta
 		if k, _, err = l.checkHeld(ctx, image); err != nil {
 			return Failed, err
 		}
-		if err := l.checkLayers(ctx, image, &k); err != nil {
+		if err := l.checkLayers(ctx, &k); err != nil {
 			return Failed, err
 		}
 	}
 }
 
 // checkLayers reads the layers that are to be unpacked, after that failed once: one of them may have its size and other bytes.
-func (l *Loader) checkLayers(ctx context.Context, image *Image, k *lacks) error {
-	if !k.snapshot {
-		return nil
-	}
+func (l *Loader) checkLayers(ctx context.Context, k *lacks) error {
 	lacking := append(slices.Clone(k.missing), k.damaged...)
-	for _, layer := range image.contents.layers {
+	for _, layer := range k.toUnpack {
 		if slices.ContainsFunc(lacking, func(l ocispec.Descriptor) bool { return l.Digest == layer.Digest }) {
 			continue
 		}
@@ -109,7 +109,7 @@ func (l *Loader) pull(ctx context.Context, image *Image, k lacks) (final bool, e
 	if k, err = l.check(ctx, image); err != nil {
 		return true, err
 	}
-	if !k.snapshot && !k.nothing() { // lower layers, which are not pulled if their snapshots exist
+	if k.isUnpacked() && !k.nothing() { // lower layers, which are not pulled if their snapshots exist
 		if err := l.supply(ctx, image, k); err != nil {
 			return l.diagnose(ctx, image, k, err)
 		}
@@ -117,7 +117,7 @@ func (l *Loader) pull(ctx context.Context, image *Image, k lacks) (final bool, e
 			return true, err
 		}
 	}
-	if k.snapshot {
+	if !k.isUnpacked() {
 		return false, fmt.Errorf("not unpacked: something removed it, or containerd's transfer service has no unpack_config for %s and snapshotter %q", formatted(l.Platform), l.Snapshotter)
 	}
 	if !k.nothing() {
@@ -161,7 +161,7 @@ func (l *Loader) supply(ctx context.Context, image *Image, k lacks) error {
 		case err != nil:
 		case spoiled:
 			err = l.replace(ctx, image.Bundle.Path(), desc, fetcher{image}.Fetch)
-		case !k.snapshot || desc.Size == 0:
+		case k.isUnpacked() || desc.Size == 0:
 			err = l.write(ctx, image, desc)
 		}
 		if err != nil {

@@ -37,6 +37,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
 )
@@ -59,6 +60,9 @@ type Options struct {
 	Wait time.Duration
 	// Aliases are further names of images: the name that is wanted, and the name that a bundle has.
 	Aliases map[string]string
+	// Named parses a name and brings it to the one form by which pulls ask for it; nil is the form of package reference. An image
+	// is recorded under its name as it is written.
+	Named func(ref string) (reference.Named, error)
 	// KeepOthers leaves a name alone that is already that of another image, which no bundle brought.
 	KeepOthers bool
 	// DropLayers lets garbage collection take compressed layers that are unpacked: the bundle can serve them again.
@@ -77,6 +81,10 @@ type Node struct {
 	Snapshots snapshots.Snapshotter
 	// Namespaces lists all that there are.
 	Namespaces func(context.Context) ([]string, error)
+	// Writes says how often containerd's database was ever written.
+	Writes func() (string, error)
+	// StartedAt is what Writes said before anything of this start was written; "" if that is not known.
+	StartedAt string
 	// Root is a directory for what the loader remembers.
 	Root string
 }
@@ -97,16 +105,18 @@ type Loader struct {
 	unclean   atomic.Bool              // what is unpacked may be damaged, and was not looked at since
 	departed  atomic.Pointer[[]string] // see Departed
 	verifying sync.Mutex
+	damaged   map[string]bool // what was said of damage that nobody mended; guarded by verifying
 	leasing   sync.Mutex
 	leased    bool       // the round has its lease; guarded by leasing
 	repairs   sync.Mutex // one blob is repaired at a time
+	mending   sync.Mutex // and one unpacked layer
 }
 
 // New returns a loader that has loaded nothing yet.
 func New(o Options, n Node) *Loader {
 	l := &Loader{
 		Options: o, Node: n,
-		catalog: newCatalog(machineOf(o.Platform), o.Aliases),
+		catalog: newCatalog(o),
 		again:   make(chan struct{}, 1),
 		work:    semaphore.NewWeighted(int64(o.Parallel)),
 		former:  former{file: filepath.Join(n.Root, "bundles.json")},
@@ -153,26 +163,27 @@ func (l *Loader) Load(ctx context.Context) error {
 	return err
 }
 
-// LoadPaths loads bundles by hand, in the background; ctx ends it, and what was loaded by then stays. An error says that there is nothing to load.
+// LoadPaths loads bundles by hand, in the background; ctx ends it, and what was loaded by then stays. A path that is absent, or a
+// bundle that is refused, is one that failed. An error says that there is nothing to load.
 func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
+	files, refused := find(paths)
 	for _, path := range paths {
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("load %s: no such file or directory: %w", path, errdefs.ErrNotFound)
+			refused = append(refused, refusal{path, fmt.Errorf("load %s: no such file or directory: %w", path, errdefs.ErrNotFound)})
 		}
 	}
-	files, refused := find(paths)
-	var errs []error
-	for _, r := range refused {
-		errs = append(errs, r.err)
-	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
 	if len(files) == 0 {
-		return nil, fmt.Errorf("no bundle in %s: %w", strings.Join(paths, ", "), errdefs.ErrNotFound)
+		var errs []error
+		for _, r := range refused {
+			errs = append(errs, r.err)
+		}
+		if len(errs) == 0 {
+			errs = append(errs, fmt.Errorf("no bundle in %s: %w", strings.Join(paths, ", "), errdefs.ErrNotFound))
+		}
+		return nil, errors.Join(errs...)
 	}
 	l.unpinned.Store(false)
-	load := &Load{done: make(chan struct{})}
+	load := &Load{refused: refused, done: make(chan struct{})}
 	l.rounds.Lock()
 	load.entries = l.catalog.add(files)
 	go func() {
@@ -200,6 +211,7 @@ func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
 // Load is bundles that are loaded by hand.
 type Load struct {
 	entries []*entry
+	refused []refusal
 	done    chan struct{}
 }
 
@@ -208,9 +220,12 @@ func (l *Load) Done() <-chan struct{} { return l.done }
 
 // Status says how the bundles stand.
 func (l *Load) Status() []BundleStatus {
-	all := make([]BundleStatus, 0, len(l.entries))
+	all := make([]BundleStatus, 0, len(l.entries)+len(l.refused))
 	for _, e := range l.entries {
 		all = append(all, e.status())
+	}
+	for _, r := range l.refused {
+		all = append(all, BundleStatus{Path: r.path, State: Failed, Err: r.err})
 	}
 	return all
 }

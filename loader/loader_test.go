@@ -63,6 +63,8 @@ func newLoader(t *testing.T, folder string, service transferFunc) (*loader.Loade
 		Images: metadata.NewImageStore(db), Content: db.ContentStore(), Blobs: blobs, Leases: manager, Transfer: service,
 		Snapshots: db.Snapshotter("native"), Root: t.TempDir(),
 		Namespaces: func(context.Context) ([]string, error) { return nil, nil },
+		Writes:     func() (string, error) { return "1", nil },
+		StartedAt:  "1",
 	}), manager
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -21,10 +22,15 @@ import (
 const (
 	// BundleLabel names the bundle that an image was loaded from: its path.
 	BundleLabel = "io.berth.bundle"
+	// LoadedLabel is when the image became that bundle's, in UTC (RFC 3339). That it is repaired, or pinned again, does not change it.
+	LoadedLabel = "io.berth.loaded-at"
 	// PinLabel keeps kubelet's garbage collection away. Its value is "pinned".
 	PinLabel = "io.cri-containerd.pinned"
 
 	pinned = "pinned"
+
+	// ownLabels begins all labels of Berth's, those of pulls too.
+	ownLabels = "io.berth."
 
 	// criLabel says that CRI manages the image; criNamespace is where it does.
 	criLabel     = "io.cri-containerd.image"
@@ -173,9 +179,11 @@ func (l *Loader) free(ctx context.Context, store images.Store, image *Image) ([]
 func put(ctx context.Context, store images.Store, want images.Image, always bool) (changed bool, err error) {
 	for {
 		there, err := store.Get(ctx, want.Name)
+		now := time.Now()
 		if errdefs.IsNotFound(err) {
-			want.CreatedAt = time.Now()
-			if _, err = store.Create(ctx, want); errdefs.IsAlreadyExists(err) {
+			created := want
+			created.CreatedAt, created.Labels = now, loadedAt(now, want.Labels)
+			if _, err = store.Create(ctx, created); errdefs.IsAlreadyExists(err) {
 				continue
 			}
 			return err == nil, err
@@ -191,6 +199,11 @@ func put(ctx context.Context, store images.Store, want images.Image, always bool
 		}
 		if there.Target.Digest != want.Target.Digest {
 			paths = append(paths, "target")
+			for label := range there.Labels { // what is noted of the other image
+				if _, ok := want.Labels[label]; !ok && strings.HasPrefix(label, ownLabels) {
+					paths = append(paths, "labels."+label)
+				}
+			}
 		}
 		changed = len(paths) > 0
 		if !changed && !always {
@@ -200,9 +213,20 @@ func put(ctx context.Context, store images.Store, want images.Image, always bool
 			paths = append(paths, "labels."+BundleLabel)
 		}
 		update := images.Image{Name: want.Name, Target: want.Target, Labels: maps.Clone(want.Labels)}
+		if there.Target.Digest != want.Target.Digest || there.Labels[BundleLabel] != want.Labels[BundleLabel] {
+			update.Labels = loadedAt(now, want.Labels)
+			paths = append(paths, "labels."+LoadedLabel)
+		}
 		if _, err = store.Update(ctx, update, paths...); errdefs.IsNotFound(err) {
 			continue // it was removed meanwhile
 		}
 		return changed && err == nil, err
 	}
+}
+
+// loadedAt returns labels with the time.
+func loadedAt(now time.Time, labels map[string]string) map[string]string {
+	with := maps.Clone(labels)
+	with[LoadedLabel] = now.UTC().Format(time.RFC3339)
+	return with
 }

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/containerd/log"
 )
 
 // loadAll lists and loads bundles, those at the front first.
@@ -32,6 +34,11 @@ func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 	}
 	l.loadAlone(ctx, entries)
 	l.settle(ctx, entries)
+	if l.unpins {
+		if err := l.dropPins(ctx); err != nil {
+			log.G(ctx).WithError(err).Warn("unpin what was loaded by hand, since pin = false")
+		}
+	}
 	note(ctx, entries)
 	var errs []error
 	for _, e := range entries {

@@ -18,8 +18,9 @@ const (
 	maxRetry = 5 * time.Minute
 )
 
-// Run loads at once, calls loaded after that, and loads again whenever the bundles changed, until ctx ends. What could not be
-// loaded is tried again after a while. What is sent on changes need not be about bundles.
+// Run loads at once, verifies what is unpacked if containerd did not end by itself, calls loaded after that, and loads again
+// whenever the bundles changed, until ctx ends. What could not be loaded is tried again after a while. What is sent on changes
+// need not be about bundles.
 func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()) {
 	l.unclean.Store(!l.begin(ctx))
 	retry := minRetry
@@ -28,12 +29,12 @@ func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()
 		if err := l.round(ctx); err != nil {
 			again = time.After(retry)
 		}
+		if l.unclean.Load() && l.verifyAll(ctx) {
+			l.unclean.Store(false)
+		}
 		if loaded != nil {
 			loaded()
 			loaded = nil
-		}
-		if l.unclean.Load() && l.verifyAll(ctx) {
-			l.unclean.Store(false)
 		}
 		runs, changed := l.wait(ctx, changes, again)
 		switch {
@@ -84,7 +85,9 @@ func (l *Loader) verifyAll(ctx context.Context) bool {
 	if err != nil && ctx.Err() == nil {
 		log.G(ctx).WithError(err).Warn("verify what is unpacked, since containerd did not end by itself")
 	}
-	return err == nil && !slices.ContainsFunc(found, func(d Damage) bool { return !d.Mended && !errdefs.IsNotFound(d.Err) })
+	return err == nil && !slices.ContainsFunc(found, func(d Damage) bool {
+		return !d.Mended && !errdefs.IsNotFound(d.Err)
+	})
 }
 
 func (l *Loader) round(ctx context.Context) (err error) {

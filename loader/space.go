@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/containerd/containerd/v2/core/images"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
@@ -64,18 +63,13 @@ func (r room) lacksInodes(need uint64) bool {
 	return need <= r.bytes && r.inodes <= r.bytes/each/4
 }
 
-// size is what is needed at least for what is not there.
+// size is what is needed at least for what is not there: its blobs, and layers, which take no less room unpacked than packed.
 func (k lacks) size() (need uint64) {
-	add := func(descs []ocispec.Descriptor) {
+	for _, descs := range [][]ocispec.Descriptor{k.missing, k.damaged, k.toUnpack} {
 		for _, desc := range descs {
 			need += uint64(desc.Size)
-			if k.snapshot && images.IsLayerType(desc.MediaType) {
-				need += uint64(desc.Size)
-			}
 		}
 	}
-	add(k.missing)
-	add(k.damaged)
 	return need
 }
 

@@ -43,6 +43,7 @@ type entry struct {
 	catalog *Catalog
 	path    string
 	byHand  bool // not one of the loader's paths
+	awaited bool // somebody loads it by hand just now
 	refused bool // by [find]; err says why
 
 	bundle   *bundle.Bundle // nil until it is listed, or if it cannot be

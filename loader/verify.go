@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -70,6 +71,10 @@ func (l *Loader) Verify(ctx context.Context, all bool) (_ []Damage, err error) {
 			v.image(ctx, namespace, image)
 		}
 	}
+	l.damaged = map[string]bool{}
+	for _, d := range v.found {
+		l.damaged[d.String()] = !d.Mended
+	}
 	return v.found, nil
 }
 
@@ -77,7 +82,7 @@ func (l *Loader) Verify(ctx context.Context, all bool) (_ []Damage, err error) {
 type verification struct {
 	loader *Loader
 	all    bool
-	seen   map[string]bool        // chains that were looked at
+	seen   map[string]bool        // chains that were looked at, by namespace
 	hashed map[digest.Digest]bool // blobs that were
 	found  []Damage
 }
@@ -96,19 +101,27 @@ func (v *verification) image(ctx context.Context, namespace string, image images
 		return
 	}
 	chains := identity.ChainIDs(append([]digest.Digest(nil), config.RootFS.DiffIDs...))
+	at := func(chainID string) string { return namespace + "/" + chainID } // each namespace unpacks for itself
 	top := chains[len(chains)-1].String()
-	if v.seen[top] {
+	if v.seen[at(top)] {
 		return
 	}
 	dirs, err := unpacked.Directories(ctx, v.loader.Snapshots, top)
+	if errdefs.IsNotImplemented(err) {
+		v.seen[at(top)] = true
+		for _, d := range v.loader.verifyTree(ctx, top, manifest.Layers, v.all) {
+			v.note(ctx, d, namespace, image.Name)
+		}
+		return
+	}
 	if err != nil || len(dirs) != len(chains) {
-		return // not unpacked, or by a snapshotter that cannot be looked into
+		return // not unpacked
 	}
 	for i, layer := range manifest.Layers {
-		if v.seen[chains[i].String()] {
+		if v.seen[at(chains[i].String())] {
 			continue
 		}
-		v.seen[chains[i].String()] = true
+		v.seen[at(chains[i].String())] = true
 		d, bad := v.loader.verifyLayer(ctx, dirs[i], layer, v.all)
 		if !bad {
 			continue
@@ -126,7 +139,7 @@ func (v *verification) note(ctx context.Context, d Damage, namespace, image stri
 	said := log.G(ctx).WithField("namespace", namespace)
 	if d.Mended {
 		said.Warn(d)
-	} else {
+	} else if !v.loader.damaged[d.String()] {
 		said.Error(d)
 	}
 }
@@ -141,7 +154,13 @@ func (l *Loader) verifyLayer(ctx context.Context, dir string, layer ocispec.Desc
 			return d, false
 		}
 	}
-	if err := l.compareLayer(ctx, dir, layer, &d); err != nil {
+	err := l.compareLayer(ctx, unpacked.NewTree(dir), layer, &d)
+	if err != nil || len(d.Files) > 0 { // unless another image has the layer, too, and it is mended just now
+		l.mending.Lock()
+		defer l.mending.Unlock()
+		err = l.compareLayer(ctx, unpacked.NewTree(dir), layer, &d)
+	}
+	if err != nil {
 		d.Files, d.Err = nil, err
 		return d, true
 	}
@@ -156,6 +175,38 @@ func (l *Loader) verifyLayer(ctx context.Context, dir string, layer ocispec.Desc
 	return d, true
 }
 
+// verifyTree looks at what is unpacked by a snapshotter that has no directory for each layer. It is not mended: there is no telling
+// what else uses it. Unless all is asked for, it is only compared if something about it is suspicious, since it is not known whether
+// it was synced.
+func (l *Loader) verifyTree(ctx context.Context, chainID string, layers []ocispec.Descriptor, all bool) (found []Damage) {
+	err := unpacked.Look(ctx, l.Snapshots, chainID, func(dir string) error {
+		if !all {
+			if suspicious, err := unpacked.Suspicious(dir); err != nil || !suspicious {
+				return err
+			}
+		}
+		tree := unpacked.NewTree(dir)
+		for _, layer := range slices.Backward(layers) {
+			d := Damage{Layer: layer.Digest}
+			if err := l.compareLayer(ctx, tree, layer, &d); err != nil {
+				d.Files, d.Err = nil, err
+				found = append(found, d)
+				return nil // what this layer hides of those below is not known
+			}
+			if len(d.Files) > 0 {
+				d.Err = fmt.Errorf("snapshotter %s has no place of its own for a layer; remove the image, and load or pull it again: %w", l.Snapshotter, errdefs.ErrNotImplemented)
+				found = append(found, d)
+			}
+			tree.Descend()
+		}
+		return nil
+	})
+	if err != nil && !errdefs.IsNotFound(err) { // it was removed meanwhile
+		found = append(found, Damage{Layer: layers[len(layers)-1].Digest, Err: err})
+	}
+	return found
+}
+
 // verifyImage verifies a bundle's image before it is said to be there.
 func (l *Loader) verifyImage(ctx context.Context, image *Image) (mended bool, err error) {
 	c := image.contents
@@ -164,6 +215,10 @@ func (l *Loader) verifyImage(ctx context.Context, image *Image) (mended bool, er
 	}
 	dirs, err := unpacked.Directories(ctx, l.Snapshots, c.chainID())
 	if errdefs.IsNotImplemented(err) {
+		for _, d := range l.verifyTree(ctx, c.chainID(), c.layers, false) {
+			d.Image = image.Names[0]
+			return false, fmt.Errorf("%s", d)
+		}
 		return false, nil
 	}
 	if err != nil {

@@ -22,6 +22,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
@@ -53,18 +54,37 @@ func Marked(dir string) bool {
 }
 
 // Directories returns the directories that the layers of a committed snapshot were unpacked to, the lowest first. Only the
-// overlay snapshotter has one for each; of others it is ErrNotImplemented.
+// overlay snapshotter has one for each; of others it is ErrNotImplemented: see [Look].
 func Directories(ctx context.Context, s snapshots.Snapshotter, chainID string) (dirs []string, err error) {
+	err = view(ctx, s, chainID, func(mounts []mount.Mount) (err error) {
+		dirs, err = directories(mounts)
+		return err
+	})
+	return dirs, err
+}
+
+// Look calls f with a directory at which a committed snapshot is mounted meanwhile, read-only.
+func Look(ctx context.Context, s snapshots.Snapshotter, chainID string, f func(dir string) error) error {
+	return view(ctx, s, chainID, func(mounts []mount.Mount) error {
+		return mount.WithReadonlyTempMount(ctx, mounts, f)
+	})
+}
+
+func view(ctx context.Context, s snapshots.Snapshotter, chainID string, f func([]mount.Mount) error) (err error) {
 	key := fmt.Sprintf("berth-look-%d-%s", time.Now().UnixNano(), chainID) // two images may have one chain
 	mounts, err := s.View(ctx, key, chainID)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() {
 		if gone := s.Remove(context.WithoutCancel(ctx), key); !errdefs.IsNotFound(gone) { // garbage collection may have been faster
 			err = errors.Join(err, gone)
 		}
 	}()
+	return f(mounts)
+}
+
+func directories(mounts []mount.Mount) (dirs []string, err error) {
 	if len(mounts) != 1 {
 		return nil, fmt.Errorf("snapshotter has no directory for each layer: %w", errdefs.ErrNotImplemented)
 	}
@@ -114,12 +134,68 @@ func Suspicious(dir string) (bool, error) {
 
 // Damaged compares a directory with the layer that was unpacked to it, and returns the paths that are not as the layer has
 // them: files of other bytes, links of another target, and what is not there.
-func Damaged(dir string, layer io.Reader) ([]string, error) {
+func Damaged(dir string, layer io.Reader) ([]string, error) { return NewTree(dir).Damaged(layer) }
+
+// Tree is a directory that layers were unpacked to, one over the other. They are compared with it from the uppermost down.
+type Tree struct {
+	dir     string
+	layer   map[string]byte // the kinds of the entries of the layer that was compared last, by their paths in the tree
+	covered map[string]bool // paths that layers above have
+	hidden  map[string]bool // paths at and below which no layer below shows
+	opaque  map[string]bool // directories in which no layer below shows
+}
+
+// NewTree returns the tree at a directory.
+func NewTree(dir string) *Tree {
+	return &Tree{dir: dir, covered: map[string]bool{}, hidden: map[string]bool{}, opaque: map[string]bool{}}
+}
+
+// shows reports whether a path is as the layer has it that is compared, and not as one above it.
+func (t *Tree) shows(path string) bool {
+	if t.covered[path] || t.hidden[path] {
+		return false
+	}
+	for len(path) > len(t.dir) {
+		path = filepath.Dir(path)
+		if t.hidden[path] || t.opaque[path] {
+			return false
+		}
+	}
+	return true
+}
+
+// Descend makes the layer below the one that was compared last the next.
+func (t *Tree) Descend() {
+	for path, kind := range t.layer {
+		dir, base := filepath.Split(path)
+		whiteout, isWhiteout := strings.CutPrefix(base, whiteoutPrefix)
+		switch {
+		case base == opaqueWhiteout:
+			t.opaque[filepath.Clean(dir)] = true
+		case isWhiteout:
+			t.hidden[dir+whiteout] = true
+		case kind == tar.TypeDir:
+			t.covered[path] = true
+		default:
+			t.hidden[path] = true
+		}
+	}
+}
+
+// What a layer says of layers below it (image-spec, layer.md).
+const (
+	whiteoutPrefix = ".wh."
+	opaqueWhiteout = ".wh..wh..opq"
+)
+
+// Damaged compares the tree with a layer, as [Damaged] does.
+func (t *Tree) Damaged(layer io.Reader) ([]string, error) {
 	stream, err := compression.DecompressStream(layer)
 	if err != nil {
 		return nil, err
 	}
 	defer stream.Close()
+	t.layer = map[string]byte{}
 	damaged := map[string]bool{}
 	var order []string
 	archive := tar.NewReader(stream)
@@ -131,14 +207,20 @@ func Damaged(dir string, layer io.Reader) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		name := filepath.Clean(h.Name)
-		if strings.HasPrefix(filepath.Base(name), ".wh.") {
+		name := within(h.Name)
+		parent, err := confs.RootPath(t.dir, filepath.Dir(name))
+		if err != nil {
+			return nil, err
+		}
+		path := filepath.Join(parent, filepath.Base(name))
+		t.layer[path] = h.Typeflag
+		if strings.HasPrefix(filepath.Base(name), whiteoutPrefix) || !t.shows(path) || !t.shows(filepath.Join(t.dir, name)) { // a link above may lead elsewhere
 			continue
 		}
 		if _, seen := damaged[name]; !seen {
 			order = append(order, name)
 		}
-		same, err := isSame(dir, name, h, archive)
+		same, err := isSame(path, h, archive)
 		if err != nil {
 			return nil, err
 		}
@@ -153,12 +235,10 @@ func Damaged(dir string, layer io.Reader) ([]string, error) {
 	return found, nil
 }
 
-func isSame(dir, name string, h *tar.Header, content io.Reader) (bool, error) {
-	parent, err := confs.RootPath(dir, filepath.Dir(name))
-	if err != nil {
-		return false, err
-	}
-	path := filepath.Join(parent, filepath.Base(name))
+// within is the one form of a path in a layer, which may be written from its root or not.
+func within(name string) string { return filepath.Join(".", filepath.Join("/", name)) }
+
+func isSame(path string, h *tar.Header, content io.Reader) (bool, error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return false, nil
@@ -221,8 +301,8 @@ func Mend(ctx context.Context, dir string, layer io.Reader, damaged []string) er
 	}
 	_, err = archive.Apply(ctx, dir, stream, archive.WithConvertWhiteout(archive.OverlayConvertWhiteout),
 		archive.WithFilter(func(h *tar.Header) (bool, error) {
-			name := filepath.Clean(h.Name)
-			if h.Typeflag == tar.TypeLink && again[filepath.Clean(h.Linkname)] {
+			name := within(h.Name)
+			if h.Typeflag == tar.TypeLink && again[within(h.Linkname)] {
 				again[name] = true
 			}
 			return again[name], nil

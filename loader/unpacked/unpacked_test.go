@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/pkg/archive"
@@ -33,6 +34,7 @@ func layer(t *testing.T) []byte {
 		{tar.Header{Name: "./etc/conf", Typeflag: tar.TypeReg, Mode: 0o600}, "first"},
 		{tar.Header{Name: "bin/run", Typeflag: tar.TypeReg, Mode: 0o4755}, string(bytes.Repeat([]byte("program "), 20000))},
 		{tar.Header{Name: "bin/also", Typeflag: tar.TypeLink, Linkname: "bin/run", Mode: 0o4755}, ""},
+		{tar.Header{Name: "/bin/too", Typeflag: tar.TypeLink, Linkname: "/bin/run", Mode: 0o4755}, ""},
 		{tar.Header{Name: "bin/link", Typeflag: tar.TypeSymlink, Linkname: "run"}, ""},
 		{tar.Header{Name: "etc/conf", Typeflag: tar.TypeReg, Mode: 0o600}, "second"},
 		{tar.Header{Name: "etc/.wh.gone", Typeflag: tar.TypeReg}, ""},
@@ -110,8 +112,9 @@ func TestDamageIsFoundAndMended(t *testing.T) {
 			}
 			run, _ := os.Stat(dir + "/bin/run")
 			also, _ := os.Stat(dir + "/bin/also")
-			if !os.SameFile(run, also) || run.Mode() != 0o755|os.ModeSetuid {
-				t.Errorf("got %v, and the link to it is another file, want one file of mode 4755", run.Mode())
+			too, _ := os.Stat(dir + "/bin/too")
+			if !os.SameFile(run, also) || !os.SameFile(run, too) || run.Mode() != 0o755|os.ModeSetuid {
+				t.Errorf("got %v, and a link to it is another file, want one file of mode 4755", run.Mode())
 			}
 			if !unpacked.Marked(dir) {
 				t.Error("the directory is not marked")
@@ -141,5 +144,68 @@ func TestSuspicious(t *testing.T) {
 				t.Errorf("got %t %v, want %t", got, err, tt.want)
 			}
 		})
+	}
+}
+
+// Layers that were unpacked one over the other are compared without what those above hide.
+func TestTree(t *testing.T) {
+	layers := []string{ // the lowest first; a path that ends in / is a directory, and in > a link to usr/lib
+		"etc/ etc/low etc/both etc/gone old/ old/a old/b/ old/b/c lib> usr/lib/ lib/x file var/ var/z",
+		"etc/both etc/.wh.gone old/.wh..wh..opq old/d lib/x lib/y file/ file/in .wh.var var>",
+	}
+	dir := t.TempDir()
+	var blobs [][]byte
+	for i, text := range layers {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for name := range strings.FieldsSeq(text) {
+			h, data := tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o755, Uid: os.Getuid(), Gid: os.Getgid()}, ""
+			switch {
+			case strings.HasSuffix(name, "/"):
+				h.Typeflag = tar.TypeDir
+			case strings.HasSuffix(name, ">"):
+				h.Name, h.Typeflag, h.Linkname = strings.TrimSuffix(name, ">"), tar.TypeSymlink, "usr/lib"
+			default:
+				data = strings.Repeat(name, i+1)
+			}
+			h.Size = int64(len(data))
+			if err := w.WriteHeader(&h); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Write([]byte(data)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.Close()
+		blobs = append(blobs, b.Bytes())
+		if _, err := archive.Apply(t.Context(), dir, &b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	damaged := func() (found []string) {
+		tree := unpacked.NewTree(dir)
+		for _, blob := range slices.Backward(blobs) {
+			for range 2 { // a layer may be read again
+				names, err := tree.Damaged(bytes.NewReader(blob))
+				if err != nil {
+					t.Fatal(err)
+				}
+				found = append(found, names...)
+			}
+			tree.Descend()
+		}
+		return found
+	}
+	if found := damaged(); len(found) > 0 {
+		t.Errorf("got %q, want nothing", found)
+	}
+	for _, name := range []string{"etc/low", "etc/both", "usr/lib/x", "old/d"} {
+		if err := os.Truncate(filepath.Join(dir, name), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []string{"etc/both", "old/d", "lib/x", "etc/both", "old/d", "lib/x", "etc/low", "etc/low"}
+	if found := damaged(); !slices.Equal(found, want) {
+		t.Errorf("got %q, want %q", found, want)
 	}
 }
