@@ -39,10 +39,10 @@ func keepCRIOnRoutes(ic *plugin.InitContext, inner initFn) (any, error) {
 			log.G(ic.Context).Warn(f.String())
 		}
 	}
+	r.foundCRI(said, len(refused) > 0, configured)
 	if len(refused) > 0 && configured {
 		return nil, fmt.Errorf("CRI is refused, since it would pull past the rules: %w", errors.Join(refused...))
 	}
-	r.foundCRI(said, len(refused) > 0)
 	if len(refused) > 0 {
 		for _, err := range refused {
 			log.G(ic.Context).WithError(err).Warn("no rules are configured, so this is left as it is; with rules CRI would be refused")
@@ -72,8 +72,9 @@ func isLazy(ic *plugin.InitContext, snapshotter string) bool {
 	return p != nil && p.Meta.Exports["enable_remote_snapshot_annotations"] == "true"
 }
 
-func (r *Resolver) foundCRI(said []string, past bool) {
+// foundCRI notes what is said of CRI's settings, whether they would take it past rules, and whether there were rules then.
+func (r *Resolver) foundCRI(said []string, past, configured bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.cri, r.criIsPast = said, past
+	r.cri, r.criIsPast, r.criIsAbsent = said, past, past && configured
 }

@@ -33,6 +33,7 @@ type decoration struct {
 var decorations = []decoration{
 	{uri: "io.containerd.transfer.v1.local", requires: []plugin.Type{ResolverPlugin}, wrap: routeTransfers, defaults: unsetUnpacks},
 	{uri: "io.containerd.cri.v1.images", requires: []plugin.Type{ResolverPlugin}, wrap: keepCRIOnRoutes},
+	{uri: "io.containerd.metadata.v1.bolt", wrap: noteWrites},
 	{uri: "io.containerd.differ.v1.walking", wrap: syncApplies},
 	{uri: "io.containerd.differ.v1.erofs", wrap: syncApplies},
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"github.com/containerd/plugin/registry"
 	"github.com/distribution/reference"
 	"github.com/prometheus/client_golang/prometheus"
+	bolt "go.etcd.io/bbolt"
 
 	"github.com/berth-edge/berth/loader"
 	"github.com/berth-edge/berth/plugin/watch"
@@ -149,8 +151,33 @@ func loaderNode(ic *plugin.InitContext, settings LoaderSettings) (loader.Node, e
 		Transfer:   service,
 		Snapshots:  snapshotter,
 		Namespaces: func(ctx context.Context) ([]string, error) { return namespaceNames(ctx, db) },
+		Writes:     func() (string, error) { return writes(db) },
+		StartedAt:  ic.Plugins().Get(plugins.MetadataPlugin, "bolt").Meta.Exports[writesExport],
 		Root:       ic.Properties[plugins.PropertyRootDir],
 	}, nil
+}
+
+// writesExport is what the metadata plugin exports as the number of the last transaction before this start.
+const writesExport = "berth.writes"
+
+// noteWrites notes that number before garbage is collected, which writes.
+func noteWrites(ic *plugin.InitContext, inner initFn) (any, error) {
+	instance, err := inner(ic)
+	if db, ok := instance.(*metadata.DB); ok && err == nil {
+		if number, err := writes(db); err == nil {
+			ic.Meta.Exports[writesExport] = number
+		}
+	}
+	return instance, err
+}
+
+// writes is the number of the last transaction of a database.
+func writes(db *metadata.DB) (number string, err error) {
+	err = db.View(func(tx *bolt.Tx) error {
+		number = strconv.Itoa(tx.ID())
+		return nil
+	})
+	return number, err
 }
 
 // bundles offers the loader's images to pulls.

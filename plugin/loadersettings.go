@@ -4,6 +4,7 @@
 package plugin
 
 import (
+	"maps"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/distribution/reference"
 
 	"github.com/berth-edge/berth/loader"
+	"github.com/berth-edge/berth/resolver"
 	"github.com/berth-edge/berth/resolver/strict"
 )
 
@@ -61,6 +63,7 @@ func ReadLoader(stanza strict.Stanza, problems *strict.Problems) LoaderSettings 
 			Platform:    platforms.DefaultSpec(),
 			Wait:        defaultWait,
 			Aliases:     aliases(t),
+			Named:       resolver.ParseNamed,
 			DropLayers:  !t.TruthOr("keep_layers", true),
 		},
 		Watch:     t.TruthOr("watch", true),
@@ -107,21 +110,37 @@ func ReadLoader(stanza strict.Stanza, problems *strict.Problems) LoaderSettings 
 	return s
 }
 
-// aliases reads names that images are wanted under, and the names that they have.
+// aliases reads names that images are wanted under, and the names that they have. They stay as CRI looks them up.
 func aliases(t *strict.Table) map[string]string {
-	read := map[string]string{}
-	for wanted, has := range t.Pairs("aliases") {
-		from, err := reference.ParseNormalizedNamed(wanted)
+	read, spelled := map[string]string{}, map[string]string{}
+	parse := func(name string) (named reference.Named, one string, err error) {
+		if named, err = reference.ParseNormalizedNamed(name); err != nil {
+			return nil, "", err
+		}
+		pulled, err := resolver.ParseNamed(name)
+		if err != nil {
+			return nil, "", err
+		}
+		return reference.TagNameOnly(named), pulled.String(), nil
+	}
+	pairs := t.Pairs("aliases")
+	for _, wanted := range slices.Sorted(maps.Keys(pairs)) {
+		from, one, err := parse(wanted)
 		if err != nil {
 			t.Problem("aliases", "%q is not a reference: %v", wanted, err)
 			continue
 		}
-		to, err := reference.ParseNormalizedNamed(has)
+		to, _, err := parse(pairs[wanted])
 		if err != nil {
-			t.Problem("aliases", "%q is not a reference: %v", has, err)
+			t.Problem("aliases", "%q is not a reference: %v", pairs[wanted], err)
 			continue
 		}
-		read[reference.TagNameOnly(from).String()] = reference.TagNameOnly(to).String()
+		if before, ok := spelled[one]; ok {
+			t.Problem("aliases", "%q is another spelling of %q", wanted, before)
+			continue
+		}
+		spelled[one] = wanted
+		read[from.String()] = to.String()
 	}
 	return read
 }

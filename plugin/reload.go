@@ -63,6 +63,7 @@ func (r *Resolver) Watch(ctx context.Context) {
 			case <-time.After(wait):
 				wait = lookEvery
 			}
+			r.inputs().Look()
 			r.refresh(ctx, math.MaxInt64)
 		}
 		stop()
@@ -155,7 +156,7 @@ func (r *Resolver) load(ctx context.Context) {
 	next.Generation = before.Generation + 1
 	r.state = next
 	next.announce(ctx)
-	if r.criIsPast && next.Configured() {
+	if r.criIsPast && !r.criIsAbsent && next.Configured() {
 		log.G(ctx).Error(criIsRefused)
 	}
 }

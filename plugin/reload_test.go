@@ -287,6 +287,32 @@ func TestWatch(t *testing.T) {
 	<-watched
 }
 
+// SEC-25, T9: what a link among the system's certificates leads to is looked at by the watcher, since no event tells of it.
+func TestWatchRoots(t *testing.T) {
+	certs, file := t.TempDir(), filepath.Join(t.TempDir(), "ca.pem")
+	writeFile(t, file, registrytest.NewAuthority(t).PEM)
+	if err := os.Symlink(file, filepath.Join(certs, "ca.pem")); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SSL_CERT_DIR", certs)
+	t.Setenv("SSL_CERT_FILE", filepath.Join(certs, "none"))
+	dir := t.TempDir()
+	writeFile(t, dir+"/a.toml", "[[registries]]\ndomain = \"r.io\"\n")
+	r, ctx, _ := newResolver(t, dir+"/*.toml")
+	ctx, stop := context.WithCancel(ctx)
+	var watcher sync.WaitGroup
+	watcher.Go(func() { r.Watch(ctx) })
+	defer watcher.Wait()
+	defer stop()
+	before := r.State().Loaded.Roots
+	writeFile(t, file, registrytest.NewAuthority(t).PEM+"# another\n")
+	for begin := time.Now(); r.State().Loaded.Roots == before; time.Sleep(20 * time.Millisecond) {
+		if time.Since(begin) > 3*lookEvery {
+			t.Fatal("the change never came into force")
+		}
+	}
+}
+
 // H1, P6: pulls while the configuration changes go by one of the two, and never by neither or by a mix.
 func TestReloadUnderLoad(t *testing.T) {
 	dir := t.TempDir()

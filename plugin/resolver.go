@@ -5,7 +5,6 @@ package plugin
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -59,9 +58,14 @@ func WarnNotImported(ctx context.Context, mainConfig string) {
 		log.G(ctx).Warnf("%s is not read: %s does not import it; add imports = [%q]", file, mainConfig, dropin.Pattern(mainConfig))
 	}
 	files := dropin.Read(mainConfig)
-	for _, u := range slices.Concat(files.Misplaced(ResolverURI, StanzaKeys...), files.Misplaced(LoaderURI), files.Replaced(ResolverURI, StanzaKeys...)) {
+	for _, u := range append(Misplaced(files), files.Replaced(ResolverURI, StanzaKeys...)...) {
 		log.G(ctx).Warn(u)
 	}
+}
+
+// Misplaced returns what was likely meant for one of our stanzas, and has no effect.
+func Misplaced(files dropin.Files) []dropin.Unread {
+	return append(files.Misplaced(ResolverURI, StanzaKeys...), files.Misplaced(LoaderURI)...)
 }
 
 // Resolver holds the configuration in force. Its content never keeps containerd from starting: a mistake is held, and
@@ -71,13 +75,14 @@ type Resolver struct {
 	Downloads resolver.Downloads
 	Discard   atomic.Bool // layers that are unpacked may be collected
 
-	loading   sync.Mutex // held while files are read
-	mu        sync.Mutex
-	bundles   resolver.Bundles // nil if none are offered
-	state     State
-	change    change
-	cri       []string // what was done to CRI's settings
-	criIsPast bool     // CRI would pull past rules: see gated
+	loading     sync.Mutex // held while files are read
+	mu          sync.Mutex
+	bundles     resolver.Bundles // nil if none are offered
+	state       State
+	change      change
+	cri         []string // what was done to CRI's settings
+	criIsPast   bool     // CRI would pull past rules: see gated
+	criIsAbsent bool     // there were rules at start: there is no CRI until containerd starts again
 }
 
 // State is a configuration in force, or why there is none.

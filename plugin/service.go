@@ -96,7 +96,7 @@ func (r *Resolver) status(ctx context.Context) *api.ResolverStatus {
 		Warnings:    warnings,
 		Credentials: credentials,
 		Cri:         r.cri,
-		CriRefused:  r.criIsPast && r.state.Configured(),
+		CriRefused:  r.criIsAbsent || r.criIsPast && r.state.Configured(),
 		Generation:  r.state.Generation,
 	}
 	if err := r.change.refused; err != nil {

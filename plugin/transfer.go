@@ -70,7 +70,7 @@ func routeTransfers(ic *plugin.InitContext, inner initFn) (any, error) {
 		IsLazy:        unpacked.isLazy,
 		Unpacks:       unpacks,
 		Boot:          boot,
-		KeepLabels:    []string{loader.BundleLabel, loader.PinLabel},
+		KeepLabels:    []string{loader.BundleLabel, loader.LoadedLabel, loader.PinLabel},
 	}, ic, inner}, nil
 }
 

@@ -278,8 +278,8 @@ type ResolverStatus struct {
 	Warnings []string `protobuf:"bytes,7,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	// cri are the settings of CRI that were taken over, and those that could not be.
 	Cri []string `protobuf:"bytes,8,rep,name=cri,proto3" json:"cri,omitempty"`
-	// cri_refused is set when rules came into force after containerd started, and CRI has settings that would take its pulls
-	// past them: they are refused until containerd is started again.
+	// cri_refused is set when there are rules, and CRI has settings that would take its pulls past them: there is no CRI, or its
+	// pulls are refused if the rules came into force after containerd started, until it is started again.
 	CriRefused bool `protobuf:"varint,9,opt,name=cri_refused,json=criRefused,proto3" json:"cri_refused,omitempty"`
 	// generation counts the configurations that came into force since containerd started.
 	Generation uint64 `protobuf:"varint,10,opt,name=generation,proto3" json:"generation,omitempty"`
