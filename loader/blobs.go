@@ -26,7 +26,7 @@ func (v *verification) blobs(ctx context.Context, namespace string, image images
 		if v.hashed[desc.Digest] {
 			return nil, nil
 		}
-		if _, err := l.Content.Info(ctx, desc.Digest); errdefs.IsNotFound(err) {
+		if errdefs.IsNotFound(l.isKnown(ctx, desc)) {
 			return nil, nil
 		}
 		v.hashed[desc.Digest] = true
@@ -50,7 +50,11 @@ func (v *verification) blobs(ctx context.Context, namespace string, image images
 // makeSound compares a blob of the content store with its digest, and writes it again from a bundle if it is another. It
 // reports whether it did.
 func (l *Loader) makeSound(ctx context.Context, desc ocispec.Descriptor) (mended bool, err error) {
-	if sound, err := l.isSound(ctx, desc); err != nil || sound {
+	sound, err := l.isSound(ctx, desc)
+	switch {
+	case errdefs.IsNotFound(err):
+		return false, nil // it was removed meanwhile
+	case err != nil || sound:
 		return false, err
 	}
 	b, ok := l.catalog.withBlob(desc.Digest)
@@ -63,12 +67,12 @@ func (l *Loader) makeSound(ctx context.Context, desc ocispec.Descriptor) (mended
 	return true, nil
 }
 
-// replace puts a blob in the place of one that the content store knows and that is damaged. The store itself would refuse to
-// write what it has.
+// replace puts a blob in the place of one that is damaged, in this namespace or in another. The store itself would refuse to write
+// what it has.
 func (l *Loader) replace(ctx context.Context, bundle string, desc ocispec.Descriptor, fetch func(context.Context, ocispec.Descriptor) (io.ReadCloser, error)) error {
 	l.repairs.Lock()
 	defer l.repairs.Unlock()
-	if sound, err := l.isSound(ctx, desc); err != nil || sound {
+	if sound, err := l.isSound(ctx, desc); sound || err != nil && !errdefs.IsNotFound(err) {
 		return err // another image has it, too
 	}
 	log.G(ctx).WithFields(log.Fields{"digest": desc.Digest, "bundle": bundle}).Warn("blob is damaged: it is written again from its bundle")
@@ -124,7 +128,7 @@ func (l *Loader) compareLayer(ctx context.Context, tree *unpacked.Tree, layer oc
 
 // trustLayer verifies what [Loader.readLayer] reads, and reports whether it is another blob since.
 func (l *Loader) trustLayer(ctx context.Context, layer ocispec.Descriptor) (mended bool, err error) {
-	if _, err := l.Content.Info(ctx, layer.Digest); err == nil {
+	if l.isKnown(ctx, layer) == nil {
 		return l.makeSound(ctx, layer)
 	}
 	if b, ok := l.catalog.withBlob(layer.Digest); ok {

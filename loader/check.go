@@ -44,17 +44,13 @@ func (l *Loader) check(ctx context.Context, image *Image) (lacks, error) {
 		wanted = append(slices.Clone(image.contents.blobs), k.toUnpack...)
 	}
 	for _, desc := range wanted {
-		_, err := l.Content.Info(ctx, desc.Digest)
-		if errdefs.IsNotFound(err) {
+		whole, err := l.isWhole(ctx, desc)
+		switch {
+		case errdefs.IsNotFound(err):
 			k.missing = append(k.missing, desc)
-			continue
-		}
-		if err != nil {
-			return k, fmt.Errorf("look for blob %s: %w", desc.Digest, err)
-		}
-		if whole, err := l.isWhole(ctx, desc); err != nil {
+		case err != nil:
 			return k, err
-		} else if !whole {
+		case !whole:
 			k.damaged = append(k.damaged, desc)
 		}
 	}
@@ -77,15 +73,35 @@ func (l *Loader) toUnpack(ctx context.Context, image *Image) ([]ocispec.Descript
 	return layers, nil
 }
 
-// isWhole reports whether a blob that the content store knows is there, with its size; what is no layer is small, and must have
-// its digest, too: in the last block of a file a power cut leaves zeros.
+// isWhole reports whether a blob is there, with its size; what is no layer is small, and must have its digest, too: in the last
+// block of a file a power cut leaves zeros. Of a blob that the content store does not know the error is NotFound.
 func (l *Loader) isWhole(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
-	return compareBlob(ctx, l.Content, desc, desc.Size <= maxHashed && !images.IsLayerType(desc.MediaType))
+	return l.compare(ctx, desc, desc.Size <= maxHashed && !images.IsLayerType(desc.MediaType))
 }
 
-// isSound reports whether a blob that the content store knows is there, with the content that its digest says. It reads all of it.
+// isSound reports whether a blob is there, with the content that its digest says. It reads all of it. Of a blob that the content
+// store does not know the error is NotFound.
 func (l *Loader) isSound(ctx context.Context, desc ocispec.Descriptor) (bool, error) {
-	return compareBlob(ctx, l.Content, desc, true)
+	return l.compare(ctx, desc, true)
+}
+
+// compare compares a blob that the content store knows before and after: one that is collected meanwhile is not damaged.
+func (l *Loader) compare(ctx context.Context, desc ocispec.Descriptor, read bool) (bool, error) {
+	if err := l.isKnown(ctx, desc); err != nil {
+		return false, err
+	}
+	same, err := compareBlob(ctx, l.Content, desc, read)
+	if errdefs.IsNotFound(err) {
+		return false, l.isKnown(ctx, desc)
+	}
+	return same, err
+}
+
+func (l *Loader) isKnown(ctx context.Context, desc ocispec.Descriptor) error {
+	if _, err := l.Content.Info(ctx, desc.Digest); err != nil {
+		return fmt.Errorf("look for blob %s: %w", desc.Digest, err)
+	}
+	return nil
 }
 
 // isSpoiled reports whether a blob that the content store does not know in this namespace is there all the same, and damaged: it
@@ -95,15 +111,15 @@ func (l *Loader) isSpoiled(ctx context.Context, desc ocispec.Descriptor) (bool, 
 		return false, nil
 	}
 	sound, err := compareBlob(ctx, l.Blobs, desc, true)
+	if errdefs.IsNotFound(err) {
+		return false, nil // it was garbage, and is collected just now
+	}
 	return err == nil && !sound, err
 }
 
-// compareBlob compares a blob with its size, and with its digest if it is to be read.
+// compareBlob compares a blob with its size, and with its digest if it is to be read. Where there is no file the error is NotFound.
 func compareBlob(ctx context.Context, store content.Provider, desc ocispec.Descriptor, read bool) (bool, error) {
 	ra, err := store.ReaderAt(ctx, desc)
-	if errdefs.IsNotFound(err) {
-		return false, nil
-	}
 	if err != nil {
 		return false, fmt.Errorf("open blob %s: %w", desc.Digest, err)
 	}

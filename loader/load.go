@@ -73,10 +73,11 @@ func (l *Loader) checkLayers(ctx context.Context, k *lacks) error {
 			continue
 		}
 		sound, err := l.isSound(ctx, layer)
-		if err != nil {
+		switch {
+		case errdefs.IsNotFound(err): // it was removed meanwhile, and is pulled
+		case err != nil:
 			return err
-		}
-		if !sound {
+		case !sound:
 			k.damaged = append(k.damaged, layer)
 		}
 	}

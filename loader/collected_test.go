@@ -1,0 +1,75 @@
+// SPDX-FileCopyrightText: The Berth Authors
+// SPDX-License-Identifier: Apache-2.0
+
+package loader_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/berth-edge/berth/integration/image"
+)
+
+// collecting is a content store of which a blob is collected as garbage after it was looked up, just before it is opened.
+type collecting struct{ content.Store }
+
+func (c collecting) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+	if err := c.Delete(ctx, desc.Digest); err != nil {
+		return nil, err
+	}
+	return c.Store.ReaderAt(ctx, desc)
+}
+
+func write(ctx context.Context, t *testing.T, to content.Store, blobs map[digest.Digest][]byte) {
+	t.Helper()
+	for dgst, data := range blobs {
+		desc := ocispec.Descriptor{Digest: dgst, Size: int64(len(data))}
+		if err := content.WriteBlob(ctx, to, dgst.String(), bytes.NewReader(data), desc); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestCollectedWhileLoaded has what was left of an image be collected while a load looks at it: that is missing, and for the pull
+// to bring. It is not damaged, and is not written in the place of anything.
+func TestCollectedWhileLoaded(t *testing.T) {
+	pulls := 0
+	l, _ := newLoader(t, bundles(t, "a"), func(any) error { pulls++; return errors.New("not today") })
+	write(t.Context(), t, l.Blobs, image.Small("linux/amd64", 0).Blobs())
+	l.Blobs = collecting{l.Blobs}
+	if err := l.Load(t.Context()); err == nil || pulls == 0 {
+		t.Errorf("got %v after %d pulls, want the error of one", err, pulls)
+	}
+	err := l.Blobs.Walk(t.Context(), func(info content.Info) error {
+		t.Errorf("got blob %s written, want it left to the pull", info.Digest)
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCollectedWhileVerified removes an image while it is verified: that is no damage.
+func TestCollectedWhileVerified(t *testing.T) {
+	l, _ := newLoader(t, bundles(t), nil)
+	ctx := namespaces.WithNamespace(t.Context(), "k8s.io")
+	img := image.Small("linux/amd64", 0)
+	write(ctx, t, l.Content, img.Blobs())
+	if _, err := l.Images.Create(ctx, images.Image{Name: "quay.io/a:1", Target: img.Descriptor}); err != nil {
+		t.Fatal(err)
+	}
+	l.Namespaces = func(context.Context) ([]string, error) { return []string{"k8s.io"}, nil }
+	l.Content = collecting{l.Content}
+	found, err := l.Verify(t.Context(), true)
+	if err != nil || len(found) != 0 {
+		t.Errorf("got %v %v, want no damage", found, err)
+	}
+}
