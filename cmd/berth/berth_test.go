@@ -67,7 +67,24 @@ func TestNoContainerd(t *testing.T) {
 	}
 	var stdout, stderr bytes.Buffer
 	code := run(t.Context(), []string{"berth", "config", "check", "--config", path}, &stdout, &stderr)
-	if want := "put it beside berth or on the PATH\n"; code != 1 || !strings.HasSuffix(stderr.String(), want) {
+	if want := "put it beside berth or on the PATH, or name a file of registries and rules with --config\n"; code != 1 || !strings.HasSuffix(stderr.String(), want) {
+		t.Errorf("got exit status %d and %q, want 1 and %q", code, &stderr, want)
+	}
+}
+
+// A containerd that cannot read its configuration is a fault, and not wrong usage.
+func TestContainerdFails(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	path := filepath.Join(dir, "config.toml")
+	err := errors.Join(os.WriteFile(path, []byte("version = 3\n"), 0o600),
+		os.WriteFile(filepath.Join(dir, "containerd"), []byte("#!/bin/sh\necho broken >&2\nexit 3\n"), 0o700))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"berth", "explain", "--config", path, "nginx"}, &stdout, &stderr)
+	if want := "config dump`: exit status 3: broken\n"; code != 1 || !strings.HasSuffix(stderr.String(), want) {
 		t.Errorf("got exit status %d and %q, want 1 and %q", code, &stderr, want)
 	}
 }

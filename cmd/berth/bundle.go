@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/berth-edge/berth/cmd/berth/mirror"
+	"github.com/berth-edge/berth/cmd/berth/workload"
 )
 
 func bundleCommand() *cli.Command {
@@ -45,6 +46,8 @@ func writeBundle(ctx context.Context, cmd *cli.Command) error {
 		return checkBundle(ctx, cmd, check)
 	case out == "":
 		return usageError{errors.New("bundle wants --out FILE")}
+	case out == workload.Stdin:
+		return usageError{errors.New("--out -: a bundle is not written to standard output; name a file")}
 	case packedOtherwise(out):
 		return usageError{fmt.Errorf("--out %s: a bundle is plain, or compressed with zstd; let its name end in .tar or .tar.zst", out)}
 	}

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/urfave/cli/v3"
 
@@ -34,8 +33,8 @@ func checkCommand() *cli.Command {
 }
 
 func check(ctx context.Context, cmd *cli.Command) error {
-	if cmd.Args().Len() > 0 {
-		return usageError{fmt.Errorf("check takes no argument %q; name the file with --config", cmd.Args().First())}
+	if err := noArguments(cmd, "; name the file with --config"); err != nil {
+		return err
 	}
 	output, err := outputOf(cmd)
 	if err != nil {
@@ -106,7 +105,7 @@ func reportCheck(loaded config.Loaded, problems strict.Problems, warnings []stri
 
 // check reports what of containerd's own configuration takes pulls past the rules, or voids what Berth promises.
 func (c *mainConfig) check(path string, configured bool) (problems strict.Problems, warnings []string) {
-	if configured && slices.Contains(c.DisabledPlugins, plugin.ResolverURI) {
+	if configured && c.disables(plugin.ResolverURI) {
 		problems = append(problems, strict.Problem{File: path, Key: "disabled_plugins", Text: fmt.Sprintf("has %q, so that no pull goes along the rules; remove it", plugin.ResolverURI)})
 	}
 	findings, err := c.pastRules()
@@ -124,11 +123,7 @@ func (c *mainConfig) check(path string, configured bool) (problems strict.Proble
 		warnings = append(warnings, `plugins."io.containerd.metadata.v1.bolt".no_sync: a power cut may lose images that were pulled; remove it`)
 	}
 	plugin.ReadLoader(c.stanza(path, plugin.LoaderURI), &problems)
-	files := dropin.Read(path)
-	for _, u := range append(files.Misplaced(plugin.ResolverURI, plugin.StanzaKeys...), files.Misplaced(plugin.LoaderURI)...) {
-		problems = append(problems, strict.Problem{File: u.File, Line: u.Line, Key: u.Key, Text: u.Text})
-	}
-	for _, u := range files.Replaced(plugin.ResolverURI, plugin.StanzaKeys...) {
+	for _, u := range c.files.Replaced(plugin.ResolverURI, plugin.StanzaKeys...) {
 		warnings = append(warnings, u.String())
 	}
 	for _, file := range dropin.NotImported(path, plugin.ResolverURI, plugin.LoaderURI) {

@@ -5,7 +5,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"strings"
 
@@ -37,6 +39,9 @@ type daemon struct {
 func connect(ctx context.Context, cmd *cli.Command) (*daemon, error) {
 	address := strings.TrimPrefix(cmd.String("address"), "unix://")
 	if err := dial(ctx, address); err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, fmt.Errorf("containerd's socket is not for this user: %w; run berth as root", err)
+		}
 		return nil, fmt.Errorf("containerd does not answer: %w; start it, or name its socket with --address", err)
 	}
 	conn, err := grpc.NewClient("unix:"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))

@@ -50,7 +50,10 @@ func explain(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	if main != nil {
+	if main != nil && main.disables(plugin.ResolverURI) && !isQuiet(cmd) {
+		fmt.Fprintf(cmd.Root().ErrWriter, "warning: no pull goes along these routes: disabled_plugins of %s has %q\n", path, plugin.ResolverURI)
+	}
+	if main != nil && !main.disables(plugin.LoaderURI) {
 		var problems strict.Problems
 		settings := plugin.ReadLoader(main.stanza(path, plugin.LoaderURI), &problems)
 		if err := problems.Err(); err != nil {

@@ -7,11 +7,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/urfave/cli/v3"
 
 	"github.com/berth-edge/berth/cmd/berth/mirror"
+	"github.com/berth-edge/berth/resolver"
 )
 
 func copyCommand() *cli.Command {
@@ -19,14 +22,18 @@ func copyCommand() *cli.Command {
 		Name:      "copy",
 		Usage:     "put images that are missing into the registry that they will be pulled from; exit status 1 if any could not be",
 		ArgsUsage: "[REF…]",
-		Description: "Each image is copied from the registry that its reference names, or from a bundle, to the first registry of its route, under the name\n" +
-			"that the rules give it. What is there is not sent again, so that a copy that was ended can be begun again." + wantedHelp +
-			"\nWith --from and neither, it is every image of the bundle." + examples(
+		Description: "Each image is copied from the registry that its reference names, or from bundles, to the first registry of its route, under the name\n" +
+			"that the rules give it. What is there is not sent again, so that a copy that was ended can be begun again. An image that is\n" +
+			"pulled from the registry that it names is there already; from a bundle it is copied to that one, if it is configured." + wantedHelp +
+			"\nWith --from and neither, it is every image of the bundles." + examples(
 			"berth copy --config /etc/berth/registry.toml --referrers -f manifests/",
 			"berth copy --from cluster.tar.zst",
 		),
 		Flags: append(imageFlags("the one platform to copy, such as linux/arm64; all by default"), outputFlag(),
-			&cli.StringFlag{Name: "from", Usage: "bundle to copy from, in the place of the registries that references name"},
+			&cli.StringSliceFlag{
+				Name:  "from",
+				Usage: "bundle to copy from, in the place of the registries that references name; may be repeated: the first that has an image is taken",
+			},
 			&cli.BoolFlag{Name: "referrers", Usage: "copy signatures and whatever else refers to an image, too"},
 		),
 		Action: copyImages,
@@ -41,21 +48,23 @@ func copyImages(ctx context.Context, cmd *cli.Command) error {
 	ctx, stop := untilStopped(ctx)
 	defer stop()
 	opts := mirror.CopyOptions{Referrers: cmd.Bool("referrers"), OnePlatform: cmd.String("platform") != ""}
-	if path := cmd.String("from"); path != "" {
+	for _, path := range cmd.StringSlice("from") {
 		from, err := mirror.OpenBundle(ctx, path)
 		if err != nil {
 			return err
 		}
 		defer from.Close()
-		opts.From = from
-		if len(refs) == 0 {
-			refs = onceEach(from.Names())
-		}
-		if len(refs) == 0 {
-			return fmt.Errorf("copy from %s: none of its images has a name; save it again with one", path)
-		}
+		opts.From = append(opts.From, from)
 		if opts.Referrers && !from.HasReferrers() && !isQuiet(cmd) {
 			fmt.Fprintf(cmd.Root().ErrWriter, "warning: %s holds images only; write it with berth bundle --referrers\n", path)
+		}
+	}
+	if len(refs) == 0 {
+		for _, from := range opts.From {
+			refs = append(refs, from.Names()...)
+		}
+		if refs = onceEach(refs); len(refs) == 0 {
+			return fmt.Errorf("copy from %s: none of its images has a name; save it again with one", strings.Join(cmd.StringSlice("from"), ", "))
 		}
 	}
 	w := cmd.Root().Writer
@@ -119,10 +128,18 @@ func printCopied(w io.Writer, ref string, c mirror.Copied) {
 	case c.Err != nil:
 		fmt.Fprintf(w, "  %v\n", c.Err)
 	case c.Target == nil:
-		fmt.Fprintln(w, "  it is pulled from the registry that it names")
+		fmt.Fprintf(w, "  it is pulled from the registry that it names%s\n", unlessConfigured(c.Route))
 	default:
 		fmt.Fprintf(w, "  %s  %s  %s sent%s\n", c.Target.Pull, c.Descriptor.Digest, bytesText(c.Sent), besides(c.Referrers))
 	}
+}
+
+// unlessConfigured says of the route of an image that is put nowhere that its registry is not configured, if it is not.
+func unlessConfigured(route resolver.Route) string {
+	if slices.ContainsFunc(route.Targets, func(t resolver.Target) bool { return t.Registry != nil }) {
+		return ""
+	}
+	return ", which is not configured"
 }
 
 // besides says how many referrers are beside an image, if there are any.

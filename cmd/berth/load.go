@@ -117,6 +117,9 @@ type unpinReport struct {
 }
 
 func unpin(ctx context.Context, cmd *cli.Command) error {
+	if err := noArguments(cmd, ""); err != nil {
+		return err
+	}
 	output, err := outputOf(cmd)
 	if err != nil {
 		return err

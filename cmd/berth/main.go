@@ -11,9 +11,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v3"
+
+	"github.com/berth-edge/berth/cmd/berth/workload"
 )
 
 func main() { os.Exit(run(context.Background(), os.Args, os.Stdout, os.Stderr)) }
@@ -33,7 +36,8 @@ type misuse struct {
 func (m misuse) Unwrap() error { return m.usageError }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	err := app(stdout, stderr).Run(ctx, args)
+	root := app(stdout, stderr)
+	err := root.Run(ctx, dashesLast(root, args))
 	var usage misuse
 	switch {
 	case err == nil:
@@ -43,11 +47,46 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case errors.As(err, &usage):
 		fmt.Fprintf(stderr, "error: %v\nhint: see %s --help\n", err, usage.command)
 		return 2
+	case isNoTopic(err):
+		fmt.Fprintf(stderr, "error: %v\nhint: see berth --help\n", err)
+		return 2
 	}
 	for _, line := range strings.Split(err.Error(), "\n") {
 		fmt.Fprintf(stderr, "error: %s\n", line)
 	}
 	return 1
+}
+
+// isNoTopic reports whether err is what urfave/cli says of a topic of help that there is not. Of the errors of a program that berth
+// runs, which know an exit status as well, there is none that is not wrapped.
+func isNoTopic(err error) bool {
+	_, ok := err.(cli.ExitCoder) //nolint:errorlint // see above
+	return ok
+}
+
+// dashesLast moves the arguments "-" behind all others: urfave/cli stops at the first, and loses what follows it.
+func dashesLast(root *cli.Command, args []string) []string {
+	var rest, dashes []string
+	for i, arg := range args {
+		if arg == workload.Stdin && i > 0 && !takesValue(root, args[i-1]) {
+			dashes = append(dashes, arg)
+		} else {
+			rest = append(rest, arg)
+		}
+	}
+	return append(rest, dashes...)
+}
+
+// takesValue reports whether an argument is a flag, of any command, whose value is the next argument.
+func takesValue(cmd *cli.Command, arg string) bool {
+	name := strings.TrimLeft(arg, "-")
+	for _, flag := range cmd.Flags {
+		value, ok := flag.(cli.DocGenerationFlag)
+		if arg != name && slices.Contains(flag.Names(), name) && ok && value.TakesValue() {
+			return true
+		}
+	}
+	return slices.ContainsFunc(cmd.Commands, func(sub *cli.Command) bool { return takesValue(sub, arg) })
 }
 
 func app(stdout, stderr io.Writer) *cli.Command {
@@ -82,9 +121,14 @@ func app(stdout, stderr io.Writer) *cli.Command {
 }
 
 // prepared sets what is the same for every command: flags that may be repeated are not cut at commas, which the name of a file
-// may have, and wrong usage is that of the command.
+// may have, others have one value and no more, and wrong usage is that of the command.
 func prepared(cmd *cli.Command) *cli.Command {
 	cmd.DisableSliceFlagSeparator = true
+	for _, flag := range cmd.Flags {
+		if text, ok := flag.(*cli.StringFlag); ok {
+			text.OnlyOnce = true
+		}
+	}
 	cmd.OnUsageError = func(_ context.Context, cmd *cli.Command, err error, _ bool) error {
 		return misuse{usageError{err}, cmd.FullName()}
 	}
@@ -108,6 +152,14 @@ func noCommand(_ context.Context, cmd *cli.Command) error {
 		return usageError{fmt.Errorf("%s has no command %q", cmd.FullName(), name)}
 	}
 	return cli.ShowSubcommandHelp(cmd)
+}
+
+// noArguments returns wrong usage if there are arguments; hint says what to do with them, or is "".
+func noArguments(cmd *cli.Command, hint string) error {
+	if !cmd.Args().Present() {
+		return nil
+	}
+	return usageError{fmt.Errorf("%s takes no argument %q%s", cmd.Name, cmd.Args().First(), hint)}
 }
 
 // configFlag names the configuration to read.

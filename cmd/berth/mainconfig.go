@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -43,6 +44,10 @@ func loadConfig(ctx context.Context, path string) (loaded config.Loaded, main *m
 		return loaded, nil, err
 	}
 	loaded, err = config.Load(main.stanza(path, plugin.ResolverURI))
+	var problems strict.Problems
+	if err == nil || errors.As(err, &problems) {
+		err = append(problems, main.misplaced()...).Err()
+	}
 	return loaded, main, err
 }
 
@@ -93,6 +98,8 @@ type mainConfig struct {
 	ProxyPlugins map[string]struct {
 		Exports map[string]string `toml:"exports"`
 	} `toml:"proxy_plugins"`
+
+	files dropin.Files
 }
 
 // dump has containerd print its configuration.
@@ -107,7 +114,7 @@ func dump(ctx context.Context, path string) (*mainConfig, error) {
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("read %s with `%s config dump`: %w: %s", path, binary, err, strings.TrimSpace(stderr.String()))
 	}
-	var c mainConfig
+	c := mainConfig{files: dropin.Read(path)}
 	if err := toml.Unmarshal(stdout.Bytes(), &c); err != nil {
 		return nil, fmt.Errorf("read output of %s config dump: %w", binary, err)
 	}
@@ -125,10 +132,21 @@ func containerdBinary() (string, error) {
 	}
 	found, err := exec.LookPath("containerd")
 	if err != nil {
-		return "", fmt.Errorf("find containerd, to read its configuration: %w; put it beside berth or on the PATH", err)
+		return "", fmt.Errorf("find containerd, to read its configuration: %w; put it beside berth or on the PATH, or name a file of registries and rules with --config", err)
 	}
 	return found, nil
 }
+
+// misplaced returns what was likely meant for us and has no effect. A pull goes without it, with a warning; what a command says or
+// does without it is not what was meant.
+func (c *mainConfig) misplaced() (problems strict.Problems) {
+	for _, u := range plugin.Misplaced(c.files) {
+		problems = append(problems, strict.Problem{File: u.File, Line: u.Line, Key: u.Key, Text: u.Text})
+	}
+	return problems
+}
+
+func (c *mainConfig) disables(uri string) bool { return slices.Contains(c.DisabledPlugins, uri) }
 
 // stanza returns one of our tables, with the files and lines that its keys stand in. A later file replaces whole keys of an
 // earlier one.

@@ -25,6 +25,7 @@ type origin struct {
 	Rule     string `json:"rule"`
 	PulledAt string `json:"pulled_at"`
 	Bundle   string `json:"bundle"`
+	LoadedAt string `json:"loaded_at"`
 	Error    string `json:"error"`
 }
 
@@ -102,7 +103,7 @@ func (s storedImages) origin(ref string, image *imagesapi.Image) origin {
 	o := origin{
 		Ref: ref, Name: from.GetName(), Digest: image.GetTarget().GetDigest(), From: fromUnknown,
 		Source: labels[resolver.LabelSource], PulledAs: labels[resolver.LabelPulledAs], Rule: labels[resolver.LabelRule],
-		PulledAt: labels[resolver.LabelPulledAt], Bundle: labels[loader.BundleLabel],
+		PulledAt: labels[resolver.LabelPulledAt], Bundle: labels[loader.BundleLabel], LoadedAt: labels[loader.LoadedLabel],
 	}
 	switch {
 	case strings.HasPrefix(o.Source, "/"), o.Source == "" && o.Bundle != "": // the source of a bundle is its path

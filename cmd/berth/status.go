@@ -34,6 +34,9 @@ func statusCommand() *cli.Command {
 }
 
 func showStatus(ctx context.Context, cmd *cli.Command) error {
+	if err := noArguments(cmd, ""); err != nil {
+		return err
+	}
 	output, err := outputOf(cmd)
 	if err != nil {
 		return err
@@ -122,7 +125,7 @@ func printResolver(w io.Writer, r *api.ResolverStatus) {
 		list("error", []string{c.Error})
 	}
 	if r.CriRefused {
-		fmt.Fprintln(w, "PULLS OF CRI ARE REFUSED, since the rules came into force after containerd started: restart containerd")
+		fmt.Fprintln(w, "PULLS OF CRI ARE REFUSED, since its settings would take them past the rules: mend what is said of cri above, and restart containerd")
 	}
 }
 

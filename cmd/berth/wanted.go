@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v3"
 
@@ -38,12 +40,17 @@ func wantedImages(cmd *cli.Command) ([]string, error) {
 		}
 	}
 	for _, ref := range refs {
-		if info, err := os.Stat(ref); err == nil && info.Mode().IsRegular() && workload.IsFileName(ref) {
+		info, err := os.Stat(ref)
+		switch {
+		case err != nil:
+		case info.Mode().IsRegular() && workload.IsFileName(ref):
 			return nil, usageError{fmt.Errorf("%s is a file, not a reference; to find images in it, give it with -f", ref)}
+		case info.IsDir() && (strings.HasSuffix(ref, "/") || strings.HasPrefix(ref, ".") || filepath.IsAbs(ref)): // or it may be both
+			return nil, usageError{fmt.Errorf("%s is a directory, not a reference; to find images in it, give it with -f", ref)}
 		}
 	}
 	if len(refs) == 0 && len(files) == 0 {
-		if cmd.String("from") != "" {
+		if cmd.IsSet("from") {
 			return nil, nil
 		}
 		return nil, usageError{errors.New(cmd.Name + " wants one or more references, or -f with a file that names some")}

@@ -24,7 +24,7 @@ func whereCommand() *cli.Command {
 		Usage:     "say where the images of this node came from; exit status 1 if one that is asked for is not there",
 		ArgsUsage: "REF…",
 		Description: "Prints from which registry or bundle each image came, by which rule and when, as was noted on the image when it was\n" +
-			"pulled or loaded. An image that has no such note was pulled before Berth was there, or past it.\n" +
+			"pulled or loaded. An image that has no such note was pulled before Berth was there or past it, imported, or tagged.\n" +
 			"A reference may also be the id of an image (sha256:…), as crictl images --no-trunc prints it." + examples(
 			"berth where registry.k8s.io/pause:3.10",
 			"berth where --all --output json",
@@ -122,8 +122,11 @@ func printOrigins(w io.Writer, origins []origin, namespace string, quiet bool) {
 		fmt.Fprintf(w, "  digest %s\n", o.Digest)
 		if o.Source == "" {
 			fmt.Fprintf(w, "  %s\n", map[string]string{
-				fromBundle: "loaded from bundle " + o.Bundle, fromUnknown: "pulled before Berth, or past it: nothing was noted on it",
+				fromBundle: "loaded from bundle " + o.Bundle, fromUnknown: "not pulled or loaded by Berth: nothing was noted on it",
 			}[o.From])
+			if o.LoadedAt != "" {
+				fmt.Fprintf(w, "  at %s\n", o.LoadedAt)
+			}
 			continue
 		}
 		fmt.Fprintf(w, "  pulled from %s %s as %s\n", o.From, o.Source, o.PulledAs)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -36,12 +37,12 @@ func (m *Mirror) repository(target resolver.Target, actions string) (*remote.Rep
 	if err != nil {
 		return nil, err
 	}
-	hosts, err := e.Hosts(nil)("")
+	path := reference.Path(target.Pull)
+	c, err := newClient(e, m.contact(e), "repository:"+path+":"+actions)
 	if err != nil {
 		return nil, err
 	}
-	path := reference.Path(target.Pull)
-	again := retry.NewTransport(described{&client{hosts[0], m.contact(e), "repository:" + path + ":" + actions}})
+	again := retry.NewTransport(described{c})
 	again.Policy = func() retry.Policy { return patience }
 	return &remote.Repository{
 		Client:          &http.Client{Transport: again},
@@ -97,9 +98,27 @@ func (m *Mirror) contact(e *endpoint.Endpoint) *contact {
 
 // client sends the requests of one repository with the credential and the certificates of its registry.
 type client struct {
-	host    docker.RegistryHost
-	contact *contact
-	scope   string
+	endpoint *endpoint.Endpoint
+	contact  *contact
+	scope    string
+
+	host atomic.Pointer[docker.RegistryHost]
+}
+
+func newClient(e *endpoint.Endpoint, c *contact, scope string) (*client, error) {
+	made := &client{endpoint: e, contact: c, scope: scope}
+	return made, made.renew(nil)
+}
+
+// renew has requests sent by another host than old. One is for one pull, which asks a registry that was not reached once; here
+// it is asked again, since it may be there by then.
+func (c *client) renew(old *docker.RegistryHost) error {
+	hosts, err := c.endpoint.Hosts(nil)("")
+	if err != nil {
+		return err
+	}
+	c.host.CompareAndSwap(old, &hosts[0])
+	return nil
 }
 
 // RoundTrip implements [http.RoundTripper]. A registry that does not let a blob be mounted from another repository, in
@@ -123,23 +142,36 @@ func (c *client) RoundTrip(req *http.Request) (*http.Response, error) {
 	return c.send(ctx, req)
 }
 
-// send sends a request, and answers a challenge as containerd's own client does.
+// send sends a request.
 func (c *client) send(ctx context.Context, req *http.Request) (*http.Response, error) {
 	end, err := c.contact.begin(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
+	host := c.host.Load()
+	resp, err := c.sendBy(ctx, host, req)
+	if err == nil {
+		return resp, nil
+	}
+	if unmade := c.renew(host); unmade != nil {
+		return nil, unmade
+	}
+	return nil, err
+}
+
+// sendBy answers a challenge as containerd's own client does.
+func (c *client) sendBy(ctx context.Context, host *docker.RegistryHost, req *http.Request) (*http.Response, error) {
 	var refused []*http.Response
 	for {
 		attempt, err := again(ctx, req, len(refused) > 0)
 		if err != nil {
 			return nil, err
 		}
-		if err := c.host.Authorizer.Authorize(ctx, attempt); err != nil {
+		if err := host.Authorizer.Authorize(ctx, attempt); err != nil {
 			return nil, unauthorizedError{c.scope, err}
 		}
-		resp, err := c.host.Client.Transport.RoundTrip(attempt)
+		resp, err := host.Client.Transport.RoundTrip(attempt)
 		if err != nil {
 			return nil, err
 		}
@@ -152,7 +184,7 @@ func (c *client) send(ctx context.Context, req *http.Request) (*http.Response, e
 			return resp, nil
 		}
 		refused = append(refused, resp)
-		if err := c.host.Authorizer.AddResponses(ctx, refused); errdefs.IsNotImplemented(err) {
+		if err := host.Authorizer.AddResponses(ctx, refused); errdefs.IsNotImplemented(err) {
 			return resp, nil // what it says is the error
 		} else if err != nil {
 			drain(resp)

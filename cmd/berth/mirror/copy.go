@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,8 +27,8 @@ import (
 
 // CopyOptions say what of an image is copied. The zero value is all of its platforms and nothing else.
 type CopyOptions struct {
-	// From is asked in the place of the registry that the reference names, if it is set.
-	From oras.ReadOnlyTarget
+	// From are asked in the place of the registry that the reference names, if there are any. An image is that of the first that has it.
+	From []*BundleSource
 	// OnePlatform copies the platform only that images are wanted for. The image has another digest then than at its source. An image
 	// for another platform is an error, at the destination too.
 	OnePlatform bool
@@ -47,7 +48,7 @@ type Step struct {
 // Copied is how the copy of one image ended.
 type Copied struct {
 	// Route is the image's route. Target is the target of it that the image was put into; nil if there is none, since the
-	// registry that the reference names is where it is pulled from.
+	// registry that the reference names is where it is pulled from, and it is the source or is not configured.
 	Route  resolver.Route
 	Target *resolver.Target
 	// Present says that it was there, and Descriptor what is there.
@@ -121,13 +122,7 @@ func (m *Mirror) begin(ctx context.Context, ref string, opts CopyOptions) (c Cop
 	if c.Err = c.Route.Err; c.Err != nil {
 		return c, nil
 	}
-	for i, target := range c.Route.Targets {
-		if target.Kind == resolver.KindRegistry {
-			c.Target = &c.Route.Targets[i]
-			break
-		}
-	}
-	if c.Target == nil {
+	if c.Target = destinationOf(c.Route, opts); c.Target == nil {
 		return c, nil
 	}
 	dst, err := m.repository(*c.Target, push)
@@ -135,17 +130,36 @@ func (m *Mirror) begin(ctx context.Context, ref string, opts CopyOptions) (c Cop
 		c.Err = err
 		return c, nil
 	}
-	src := opts.From
-	if src == nil {
-		if src, err = m.repository(m.routes.Source(c.Route.Named), pull); err != nil {
-			c.Err = fmt.Errorf("reach %s: %w", c.Route.Named, err)
-			return c, nil
-		}
+	src, err := m.sourceOf(ctx, c.Route.Named, opts)
+	if err != nil {
+		c.Err = fmt.Errorf("reach %s: %w", c.Route.Named, err)
+		return c, nil
 	}
 	return c, &transfer{
 		m: m, opts: opts, ref: ref, named: c.Route.Named, target: c.Target.Pull,
 		src: newOrigin(src), dst: newDestination(dst), domain: cmp.Or(c.Target.Domain(), dst.Reference.Registry),
 	}
+}
+
+// sourceOf is where an image is copied from.
+func (m *Mirror) sourceOf(ctx context.Context, named reference.Named, opts CopyOptions) (oras.ReadOnlyTarget, error) {
+	if len(opts.From) > 0 {
+		return firstWith(ctx, opts.From, named.String()), nil
+	}
+	return m.repository(m.routes.Source(named), pull)
+}
+
+// destinationOf is the target that an image is put into, nil if there is none: the first that is another than the registry which the
+// reference names. What comes from elsewhere is put into that one too, if it is configured.
+func destinationOf(route resolver.Route, opts CopyOptions) *resolver.Target {
+	i := slices.IndexFunc(route.Targets, func(t resolver.Target) bool { return t.Kind == resolver.KindRegistry })
+	if i < 0 && len(opts.From) > 0 {
+		i = slices.IndexFunc(route.Targets, func(t resolver.Target) bool { return t.Registry != nil })
+	}
+	if i < 0 {
+		return nil
+	}
+	return &route.Targets[i]
 }
 
 // copy copies the image, several times if need be.
@@ -258,7 +272,7 @@ func (t *transfer) tell(step Step) {
 
 // nameAt is how the source is asked for the image.
 func (t *transfer) nameAt(name string) string {
-	if t.opts.From != nil {
+	if len(t.opts.From) > 0 {
 		return t.named.String()
 	}
 	return name

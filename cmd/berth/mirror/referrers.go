@@ -103,7 +103,7 @@ func (t *transfer) byTag(ctx context.Context, desc ocispec.Descriptor) ([]referr
 
 // tagAt is how the source is asked for another tag in the repository of the image.
 func (t *transfer) tagAt(tag string) string {
-	if t.opts.From != nil {
+	if len(t.opts.From) > 0 {
 		return t.named.Name() + ":" + tag
 	}
 	return tag

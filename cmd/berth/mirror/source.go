@@ -9,8 +9,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
+	"strings"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -19,6 +20,7 @@ import (
 	"oras.land/oras-go/v2/errdef"
 
 	"github.com/berth-edge/berth/loader/bundle"
+	"github.com/berth-edge/berth/resolver"
 )
 
 // BundleSource is a bundle that images are copied from.
@@ -26,6 +28,9 @@ type BundleSource struct {
 	bundle   *bundle.Bundle
 	blobs    content.Fetcher // the bundle, or what was unpacked of it
 	unpacked blobs           // zero if nothing was
+
+	names   map[string]ocispec.Descriptor // by normalised name
+	digests map[digest.Digest]ocispec.Descriptor
 }
 
 var _ oras.ReadOnlyGraphTarget = (*BundleSource)(nil)
@@ -38,9 +43,12 @@ func OpenBundle(ctx context.Context, path string) (*BundleSource, error) {
 		return nil, err
 	}
 	b.Hold() // until it is closed, though another takes its place
-	s := &BundleSource{bundle: b, blobs: b}
+	s := &BundleSource{bundle: b, blobs: b, names: map[string]ocispec.Descriptor{}, digests: map[digest.Digest]ocispec.Descriptor{}}
 	if b.Compressed() {
 		err = s.unpack(ctx)
+	}
+	if err == nil {
+		err = s.index(ctx)
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -98,24 +106,87 @@ func (s *BundleSource) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.R
 	return s.blobs.Fetch(ctx, desc)
 }
 
-// Resolve implements [content.Resolver]. ref is a normalised reference.
-func (s *BundleSource) Resolve(_ context.Context, ref string) (ocispec.Descriptor, error) {
-	named, err := reference.ParseNormalizedNamed(ref)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	digested, byDigest := named.(reference.Digested)
-	for _, image := range slices.Backward(s.bundle.Images()) { // of two images of one name the last has it, as where they are loaded
-		if byDigest && image.Target.Digest == digested.Digest() || !byDigest && image.Name == named.String() {
-			return image.Target, nil
+// index notes what references lead to. A bundle may write a name in another way than a reference is: short, or with the host in
+// upper case.
+func (s *BundleSource) index(ctx context.Context) error {
+	name := func(name string, desc ocispec.Descriptor) {
+		if named, err := resolver.ParseNamed(name); err == nil {
+			s.names[named.String()] = desc
 		}
 	}
 	for _, r := range s.bundle.Referrers() {
-		if r.Name == named.String() {
-			return r.Target, nil
+		name(r.Name, r.Target)
+	}
+	for _, image := range s.bundle.Images() { // of two images of one name the last has it, as where they are loaded
+		name(image.Name, image.Target)
+		if err := s.indexDigests(ctx, image.Target); err != nil {
+			return fmt.Errorf("open bundle %s: %w", s.bundle.Path(), err)
 		}
 	}
-	return ocispec.Descriptor{}, fmt.Errorf("bundle %s has no image %s: %w", s.bundle.Path(), named, errdef.ErrNotFound)
+	return nil
+}
+
+// indexDigests notes an image, and the manifests of its index that the bundle holds.
+func (s *BundleSource) indexDigests(ctx context.Context, desc ocispec.Descriptor) error {
+	if _, ok := s.digests[desc.Digest]; ok || !s.bundle.Has(desc.Digest) {
+		return nil
+	}
+	s.digests[desc.Digest] = desc
+	if !images.IsIndexType(desc.MediaType) {
+		return nil
+	}
+	index, err := fetchIndex(ctx, s.blobs, desc)
+	if err != nil {
+		return err
+	}
+	for _, child := range index.Manifests {
+		if err := s.indexDigests(ctx, child); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Resolve implements [content.Resolver]. ref is a reference with its repository.
+func (s *BundleSource) Resolve(_ context.Context, ref string) (ocispec.Descriptor, error) {
+	named, err := resolver.ParseNamed(ref)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	desc, ok := s.names[named.String()]
+	if digested, byDigest := named.(reference.Digested); byDigest {
+		desc, ok = s.digests[digested.Digest()]
+	}
+	if !ok {
+		return ocispec.Descriptor{}, fmt.Errorf("bundle %s has no image %s: %w", s.bundle.Path(), named, errdef.ErrNotFound)
+	}
+	return desc, nil
+}
+
+// firstWith returns the first of several bundles that has the image of ref.
+func firstWith(ctx context.Context, bundles []*BundleSource, ref string) oras.ReadOnlyTarget {
+	var without []string
+	for _, b := range bundles {
+		if _, err := b.Resolve(ctx, ref); err == nil {
+			return b
+		}
+		without = append(without, b.bundle.Path())
+	}
+	if len(bundles) == 1 {
+		return bundles[0] // which says so itself
+	}
+	return absent{bundles[0], fmt.Errorf("none of the bundles %s has the image %s: %w", strings.Join(without, ", "), ref, errdef.ErrNotFound)}
+}
+
+// absent is the source of an image that none of several bundles has.
+type absent struct {
+	*BundleSource
+	err error
+}
+
+// Resolve implements [content.Resolver].
+func (a absent) Resolve(context.Context, string) (ocispec.Descriptor, error) {
+	return ocispec.Descriptor{}, a.err
 }
 
 // Predecessors implements [content.PredecessorFinder]. What is found by its name is none.

@@ -5,6 +5,9 @@ package mirror
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
 
 	"github.com/berth-edge/berth/resolver/registrytest"
 )
@@ -21,31 +25,101 @@ import (
 // writeBundle writes a bundle that gives all images one name.
 func writeBundle(t *testing.T, path, name string, bundled ...registrytest.Image) {
 	t.Helper()
+	var listed []ocispec.Descriptor
+	var blobs [][]byte
+	for _, image := range bundled {
+		listed = append(listed, nameOf(registrytest.Descriptor(ocispec.MediaTypeImageManifest, image.Manifest), name))
+		blobs = append(blobs, image.Manifest, image.Config, image.Layer)
+	}
+	writeLayout(t, path, listed, blobs)
+}
+
+func nameOf(desc ocispec.Descriptor, name string) ocispec.Descriptor {
+	desc.Annotations = map[string]string{images.AnnotationImageName: name}
+	return desc
+}
+
+func writeLayout(t *testing.T, path string, listed []ocispec.Descriptor, blobs [][]byte) {
+	t.Helper()
 	layout, err := NewLayout(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer layout.Discard()
-	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex}
-	index.SchemaVersion = 2
-	for _, image := range bundled {
-		desc := registrytest.Descriptor(ocispec.MediaTypeImageManifest, image.Manifest)
-		desc.Annotations = map[string]string{images.AnnotationImageName: name}
-		index.Manifests = append(index.Manifests, desc)
-	}
-	if err := layout.Index(index); err != nil {
+	if err := layout.Index(listing(listed...)); err != nil {
 		t.Fatal(err)
 	}
-	for _, image := range bundled {
-		for _, blob := range [][]byte{image.Manifest, image.Config, image.Layer} {
-			desc := ocispec.Descriptor{Digest: digest.FromBytes(blob), Size: int64(len(blob))}
-			if err := layout.Push(t.Context(), desc, bytes.NewReader(blob)); err != nil {
-				t.Fatal(err)
-			}
+	for _, blob := range blobs {
+		desc := ocispec.Descriptor{Digest: digest.FromBytes(blob), Size: int64(len(blob))}
+		if err := layout.Push(t.Context(), desc, bytes.NewReader(blob)); err != nil {
+			t.Fatal(err)
 		}
 	}
 	if err := layout.Commit(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func listing(manifests ...ocispec.Descriptor) ocispec.Index {
+	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: manifests}
+	index.SchemaVersion = 2
+	return index
+}
+
+// TestBundleSourceNames has bundles that write names in other ways than references are normalised to.
+func TestBundleSourceNames(t *testing.T) {
+	image := registrytest.NewImage("named", 100)
+	dir := t.TempDir()
+	for i, tc := range []struct{ name, ref string }{
+		{"nginx:1.25", "docker.io/library/nginx:1.25"},
+		{"index.docker.io/library/nginx:1.25", "docker.io/library/nginx:1.25"},
+		{"quay.io/a/b", "quay.io/a/b:latest"},
+		{"Host.io/a:1", "host.io/a:1"},
+		{"host:443/a:1", "host:443/a:1"},
+		{"host.io:443/a:1", "host.io/a:1"},
+		{"host.io/a:1", "host.io:443/a:1"},
+	} {
+		path := filepath.Join(dir, fmt.Sprint(i)+".tar")
+		writeBundle(t, path, tc.name, image)
+		src, err := OpenBundle(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer src.Close()
+		got, err := src.Resolve(t.Context(), tc.ref)
+		if want := digest.FromBytes(image.Manifest); err != nil || got.Digest != want {
+			t.Errorf("%s: got %s %v of a bundle with %s, want %s", tc.ref, got.Digest, err, tc.name, want)
+		}
+	}
+}
+
+// TestBundleSourceDigests asks for the digests of an index and of its manifests, of which a bundle need not hold all.
+func TestBundleSourceDigests(t *testing.T) {
+	held, absent := registrytest.NewImage("held", 100), registrytest.NewImage("absent", 100)
+	of := func(image registrytest.Image) ocispec.Descriptor {
+		return registrytest.Descriptor(ocispec.MediaTypeImageManifest, image.Manifest)
+	}
+	index, err := json.Marshal(listing(of(absent), of(held)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := registrytest.Descriptor(ocispec.MediaTypeImageIndex, index)
+	for _, name := range []string{"of.tar", "of.tar.zst"} {
+		path := filepath.Join(t.TempDir(), name)
+		writeLayout(t, path, []ocispec.Descriptor{nameOf(root, "quay.io/app:1")}, [][]byte{index, held.Manifest, held.Config, held.Layer})
+		src, err := OpenBundle(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer src.Close()
+		for _, want := range []ocispec.Descriptor{root, of(held)} {
+			if got, err := src.Resolve(t.Context(), "quay.io/app@"+want.Digest.String()); err != nil || got.Digest != want.Digest || got.MediaType != want.MediaType {
+				t.Errorf("%s: got %v %v, want %v", name, got, err, want)
+			}
+		}
+		if got, err := src.Resolve(t.Context(), "quay.io/app@"+of(absent).Digest.String()); !errors.Is(err, errdef.ErrNotFound) {
+			t.Errorf("%s: got %v %v of what is absent, want it not found", name, got, err)
+		}
 	}
 }
 

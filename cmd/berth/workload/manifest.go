@@ -50,7 +50,7 @@ func (r *reader) document(name string, top *yaml.Node) []error {
 		return nil
 	}
 	if top.Kind != yaml.MappingNode {
-		return []error{fmt.Errorf("%s: is no manifest: want a mapping with a kind (a list of images is a file of another name, such as images.txt)", at)}
+		return []error{fmt.Errorf("%s: is no manifest: want a mapping with a kind (a list of images has one reference on a line and nothing before it, in a file such as images.txt)", at)}
 	}
 	s := newStructure(r, name)
 	kind, version := text(s.field(top, "kind")), text(s.field(top, "apiVersion"))
