@@ -4,14 +4,18 @@
 GO      ?= go
 PREFIX  ?= /usr/local
 BIN     := bin
+# Without cgo another architecture is built with no compiler of its own: make build GOARCH=arm64 CGO_ENABLED=0
+CGO_ENABLED ?= 1
 
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 REVISION   ?= $(shell git rev-parse HEAD 2>/dev/null)
 CONTAINERD := $(shell $(GO) list -m -f '{{.Version}}' github.com/containerd/containerd/v2)
 
-# Nodes report containerd's version; what follows the + names ours and does not change its order (semver.org, 10).
+# Nodes report containerd's version; what follows the + names ours and does not change its order (semver.org, 10). nerdctl takes a
+# containerd for an old one, and pulls past it, if there is anything but letters, digits, - and . in what follows.
 V       := github.com/containerd/containerd/v2/version
-LDFLAGS := -s -w -X $(V).Version=$(CONTAINERD)+berth.$(VERSION) -X $(V).Revision=$(REVISION) \
+BUILD   := $(shell printf %s '$(VERSION)' | tr -c '0-9A-Za-z.-' '-')
+LDFLAGS := -s -w -X $(V).Version=$(CONTAINERD)+berth.$(BUILD) -X $(V).Revision=$(REVISION) \
            -X github.com/berth-edge/berth/plugin.Version=$(VERSION)
 LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
@@ -21,7 +25,7 @@ LINT    := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 all: build ## build (the default)
 
 build: ## build bin/containerd, statically linked, and bin/berth
-	CGO_ENABLED=1 $(GO) build -trimpath -buildvcs=false -tags 'osusergo netgo static_build' \
+	CGO_ENABLED=$(CGO_ENABLED) $(GO) build -trimpath -buildvcs=false -tags 'osusergo netgo static_build' \
 		-ldflags '$(LDFLAGS) -extldflags "-static"' -o $(BIN)/containerd ./cmd/containerd
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o $(BIN)/berth ./cmd/berth
 
