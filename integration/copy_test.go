@@ -95,6 +95,31 @@ func (p profile) checked(t testing.TB) (present int, out string) {
 	return present, out
 }
 
+// TestCopyFromPrivate copies from a registry that wants a credential, as docs/commands.md says, and not without it.
+func TestCopyFromPrivate(t *testing.T) {
+	private, own := registry.Start(t, registry.Options{Users: map[string]string{"bob": "hidden"}}), registry.Start(t, registry.Options{Users: ann})
+	img := image.Small("linux/amd64", 77)
+	img.Push(t, private, "team/app:1")
+	config := filepath.Join(t.TempDir(), "berth.toml")
+	for _, tc := range []struct {
+		credential, want string
+		code             int
+	}{
+		{"", "asks for a username and a password, and none is configured", 1},
+		{login("bob", "hidden"), "1 copied", 0},
+	} {
+		write(t, config, entry(t, own, "images", login("ann", "s3cret"))+entry(t, private, "", tc.credential)+
+			rule(private.Host(), own.Host()+"/images/quay"))
+		out, problems, code := berth(t, "copy", "--config", config, private.Host()+"/team/app:1")
+		if code != tc.code || !strings.Contains(out+problems, tc.want) {
+			t.Errorf("got %d\n%s%s\nwant %d and %s", code, out, problems, tc.code, tc.want)
+		}
+	}
+	if got := own.Log.Match("PUT", "/v2/images/quay/team/app/manifests/1"); len(got) != 1 {
+		t.Errorf("got %d manifests put, want one:\n%s", len(got), own.Log.Lines())
+	}
+}
+
 // TestCopy fills an empty registry of one's own with the images of a cluster, and has a node run a container of each with
 // no other registry to be reached.
 func TestCopy(t *testing.T) {
@@ -228,5 +253,60 @@ func TestCopyWholeBundle(t *testing.T) {
 	out, problems, code = berth(t, "copy", "--config", p.config, "--from", nameless)
 	if want := "error: copy from " + nameless + ": none of its images has a name; "; code != 1 || !strings.Contains(problems, want) {
 		t.Errorf("got %d\n%s%s\nwant %q", code, out, problems, want)
+	}
+}
+
+// TestCopyOwnName copies images whose names are those that they are pulled by: from a bundle into their registry if it is configured,
+// and nowhere else.
+func TestCopyOwnName(t *testing.T) {
+	p := newProfile(t, 0, registry.Options{})
+	own, other := p.own.Host()+"/cluster/team/app:1", p.public.Host()+"/team/app:1"
+	app := image.Small("linux/amd64", 3)
+	bundle := image.WriteFile(t, t.TempDir()+"/app.tar", image.Tar(image.OCI([]image.Named{app.Name(own), app.Name(other)})))
+	write(t, p.config, entry(t, p.own, "cluster", login("ann", "s3cret"))+rule("*", "source"))
+	out, problems, code := berth(t, "copy", "--config", p.config, own)
+	if want := "skipped  " + own + "\n  it is pulled from the registry that it names\n"; code != 0 || !strings.HasPrefix(out, want) {
+		t.Errorf("without a bundle: got %d\n%s%s\nwant %q", code, out, problems, want)
+	}
+	for _, state := range []string{"copied ", "present"} {
+		out, problems, code := berth(t, "copy", "--config", p.config, "--from", bundle)
+		for _, want := range []string{
+			state + "  " + own + "\n  " + own + "  " + app.Digest.String(),
+			"skipped  " + other + "\n  it is pulled from the registry that it names, which is not configured\n",
+		} {
+			if code != 0 || !strings.Contains(out, want) {
+				t.Errorf("got %d\n%s%s\nwant %q", code, out, problems, want)
+			}
+		}
+	}
+	if out, problems, code := berth(t, "check", "--config", p.config, own); code != 0 {
+		t.Errorf("check: got %d\n%s%s", code, out, problems)
+	}
+	if got := p.public.Log.Match("", "/v2/*"); len(got) > 0 {
+		t.Errorf("the registry that is not configured was asked:\n%s", p.public.Log.Lines())
+	}
+}
+
+// TestCopyFromSeveral copies from two bundles at once: the first that has an image is taken.
+func TestCopyFromSeveral(t *testing.T) {
+	p := newProfile(t, 0, registry.Options{})
+	name := func(ref string) string { return p.public.Host() + "/" + ref }
+	both, first, second := image.Small("linux/amd64", 3), image.Small("linux/amd64", 4), image.Small("linux/amd64", 5)
+	dir := t.TempDir()
+	a := image.WriteFile(t, dir+"/a.tar", image.Tar(image.OCI([]image.Named{both.Name(name("both:1")), first.Name(name("first:1"))})))
+	b := image.WriteFile(t, dir+"/b.tar", image.Tar(image.OCI([]image.Named{first.Name(name("both:1")), second.Name(name("second:1"))})))
+	out, problems, code := berth(t, "copy", "--config", p.config, "--from", a, "--from", b)
+	if code != 0 || !strings.Contains(out, "3 images: 3 copied, ") {
+		t.Errorf("got %d\n%s%s", code, out, problems)
+	}
+	for repo, want := range map[string]*image.Image{"both": both, "first": first, "second": second} {
+		got, err := repository(t, p.own, "cluster/mirror/"+repo).Resolve(t.Context(), "1")
+		if err != nil || got.Digest != want.Digest {
+			t.Errorf("%s: got %s %v, want %s", repo, got.Digest, err, want.Digest)
+		}
+	}
+	out, _, code = berth(t, "copy", "--config", p.config, "--from", a, "--from", b, name("absent:1"))
+	if want := fmt.Sprintf("none of the bundles %s, %s has the image %s: not found\n", a, b, name("absent:1")); code != 1 || !strings.Contains(out, want) {
+		t.Errorf("got %d\n%s\nwant %q", code, out, want)
 	}
 }

@@ -47,6 +47,30 @@ func TestDamagedSnapshots(t *testing.T) {
 		}
 	})
 
+	t.Run("by stock, which ran while Berth was away", func(t *testing.T) {
+		l := newLoading(t, "", daemon.Options{Root: shortDir(t), Level: "debug"})
+		l.start(t)
+		l.waitVerified(t)
+		l.bundle(t, "b.tar", oneLayer(5, "registry.k8s.io/own:1"))
+		looks := func() int { return len(l.Log.Lines("removed snapshot", "berth-look")) }
+		l.restart(t)
+		before := looks()
+		l.restart(t)
+		if got := looks() - before; got != 0 {
+			t.Errorf("got %d looks at what is unpacked after an end and a start, want none", got)
+		}
+		l.Stop(t)
+		stock := daemon.Start(t, daemon.Options{Binary: binaries.Path(t, binaries.Stock), Root: l.Root})
+		stock.Ctr(t, "-n", "other", "images", "import", image.WriteFile(t, filepath.Join(t.TempDir(), "a.tar"), archive))
+		stock.Stop(t)
+		zero(t, l.Root, "usr/lib/high", func(path string) error { return os.Truncate(path, 0) })
+		l.start(t)
+		within(t, 10*time.Second, "line of the mending", func() bool { return len(l.Log.Lines("unpacked again", name)) == 1 })
+		if err := img.Compare(l.Rootfs(t, "other", name)); err != nil {
+			t.Error(err)
+		}
+	})
+
 	t.Run("by hand, of an image of a bundle, and the daemon was killed", func(t *testing.T) {
 		l := newLoading(t, "", daemon.Options{})
 		image.WriteFile(t, filepath.Join(l.folder, "a.tar"), archive)
@@ -81,6 +105,55 @@ func TestDamagedSnapshots(t *testing.T) {
 		}
 	})
 
+	t.Run("by stock, of a layer that many images of a bundle have", func(t *testing.T) {
+		var files []image.File
+		for i := range 1000 {
+			files = append(files, image.Random(fmt.Sprintf("usr/lib/%d", i), uint64(i), 1000), image.File{Path: fmt.Sprintf("usr/lib/link%d", i), Mode: fs.ModeSymlink, Data: []byte("0")})
+		}
+		shared := image.NewLayer(files...)
+		var named []image.Named
+		for i := range 8 {
+			named = append(named, image.New(image.Config{Layers: []image.Layer{shared, image.NewLayer(image.Random("own", uint64(i), 1000))}}).Name(fmt.Sprintf("quay.io/shared/%d:1", i)))
+		}
+		l := newLoading(t, "", daemon.Options{Root: shortDir(t)}, "parallel = 8")
+		path := l.bundle(t, "a.tar", named...)
+		stock := daemon.Start(t, daemon.Options{Binary: binaries.Path(t, binaries.Stock), Root: l.Root})
+		stock.Ctr(t, "-n", "k8s.io", "images", "import", path)
+		stock.Stop(t)
+		zero(t, l.Root, "usr/lib/[0-9]*", func(path string) error { return os.Truncate(path, 0) })
+		zero(t, l.Root, "usr/lib/link*", os.Remove)
+		l.start(t)
+		if out, good := l.status(t); !good {
+			t.Errorf("got status\n%s", out)
+		}
+		if lines := l.Log.Lines("unpacked again"); len(lines) != 1 {
+			t.Errorf("got %q, want the layer mended once", lines)
+		}
+		for _, n := range named {
+			if err := n.Compare(l.Rootfs(t, "k8s.io", n.Names[0])); err != nil {
+				t.Errorf("%s: %v", n.Names[0], err)
+			}
+		}
+	})
+
+	t.Run("in two namespaces, each of which has unpacked for itself", func(t *testing.T) {
+		l := newLoading(t, "", daemon.Options{})
+		path := image.WriteFile(t, filepath.Join(l.folder, "a.tar"), archive)
+		l.start(t)
+		l.waitVerified(t)
+		l.Ctr(t, "-n", "another", "images", "import", path)
+		zero(t, l.Root, "usr/lib/high", func(path string) error { return os.Truncate(path, 0) })
+		out, errs, code := berth(t, "status", "--verify", "--address", l.Address)
+		for _, namespace := range []string{"another", "k8s.io"} {
+			if want := fmt.Sprintf("namespace %s: image %s: layer %s had 1 damaged files", namespace, name, img.Layers[1].Digest); code != 0 || !strings.Contains(out, want) {
+				t.Errorf("got status %d\n%s%s\nwant %s", code, out, errs, want)
+			}
+			if err := img.Compare(l.Rootfs(t, namespace, name)); err != nil {
+				t.Errorf("namespace %s: %v", namespace, err)
+			}
+		}
+	})
+
 	t.Run("blobs of their length with other bytes, found by status --verify", func(t *testing.T) {
 		img := image.New(image.Config{Layers: []image.Layer{image.NewLayer(image.Random("low", 4, 1000)), image.NewLayer(image.Random("high", 5, 20<<20))}})
 		l := newLoading(t, "", daemon.Options{})
@@ -110,6 +183,56 @@ func TestDamagedSnapshots(t *testing.T) {
 			if with := map[string]*image.Image{name: img, lone: pulled}[ref]; with.Compare(l.Rootfs(t, namespace, ref)) != nil {
 				t.Errorf("got what is unpacked of %s changed, want it untouched", ref)
 			}
+		}
+	})
+
+	t.Run("by a snapshotter that has no directory for each layer: reported", func(t *testing.T) {
+		img := image.New(image.Config{Layers: []image.Layer{
+			image.NewLayer(image.Random("low", 1, 1000), image.Random("mid", 2, 1000), image.Random("gone", 3, 1000), image.Random("dir/old", 4, 1000)),
+			image.NewLayer(image.Random("mid", 5, 2000), image.File{Path: ".wh.gone"}, image.File{Path: "dir/.wh..wh..opq"}, image.Random("dir/new", 6, 1000)),
+		}})
+		l := newLoading(t, "", daemon.Options{Level: "info"}, `snapshotter = "native"`)
+		l.bundle(t, "a.tar", img.Name(name))
+		l.start(t)
+		l.waitVerified(t)
+		out, _, code := berth(t, "status", "--verify", "--address", l.Address)
+		if code != 0 || !strings.HasSuffix(out, "everything that is unpacked is as its layers are\n") {
+			t.Errorf("got status %d\n%s\nwant 0 before anything is damaged", code, out)
+		}
+		found, _ := filepath.Glob(filepath.Join(l.Root, "io.containerd.snapshotter.v1.native/snapshots/*/low"))
+		if len(found) != 2 {
+			t.Fatalf("got %q, want the file in both snapshots", found)
+		}
+		l.Kill()
+		for _, path := range found {
+			if err := os.Truncate(path, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want := fmt.Sprintf("image %s: layer %s has 1 damaged files, such as low: snapshotter native has no place of its own for a layer; remove the image", name, img.Layers[0].Digest)
+		l.start(t)
+		if out, good := l.status(t); good || !strings.Contains(out, want) {
+			t.Errorf("got status\n%s\nwant %s", out, want)
+		}
+		if out, _, code := berth(t, "status", "--verify", "--address", l.Address); code != 1 || !strings.Contains(out, "namespace k8s.io: "+want) {
+			t.Errorf("got status %d\n%s\nwant 1 and %s", code, out, want)
+		}
+		// It stays so in the next round, and after the next start, until it is mended.
+		round := l.rounds()
+		l.bundle(t, "b.tar", oneLayer(6, "registry.k8s.io/other:1"))
+		l.waitRound(t, round)
+		l.restart(t)
+		if out, good := l.status(t); good || !strings.Contains(out, want) {
+			t.Errorf("got status\n%s\nwant %s", out, want)
+		}
+		// The way out that the message names.
+		l.Ctr(t, append([]string{"-n", "k8s.io", "images", "rm", "--sync"}, strings.Fields(l.Ctr(t, "-n", "k8s.io", "images", "ls", "-q"))...)...)
+		within(t, 30*time.Second, "image loaded again", func() bool {
+			out, _, code := berth(t, "load", "--address", l.Address, filepath.Join(l.folder, "a.tar"))
+			return code == 0 && strings.Contains(out, name)
+		})
+		if out, _, code := berth(t, "status", "--verify", "--address", l.Address); code != 0 {
+			t.Errorf("got status %d\n%s\nwant 0 after the image was removed and loaded again", code, out)
 		}
 	})
 

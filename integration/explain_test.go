@@ -6,10 +6,12 @@ package integration_test
 import (
 	"crypto/tls"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -152,4 +154,25 @@ func asked(log *registry.Log) (refs []string) {
 		}
 	}
 	return refs
+}
+
+// A loader that is disabled offers no bundle.
+func TestExplainDisabledLoader(t *testing.T) {
+	daemon.RequireRoot(t)
+	l := newLoading(t, "", daemon.Options{})
+	l.bundle(t, "a.tar", oneLayer(930, "quay.io/a:1"))
+	l.start(t)
+	for _, tc := range []struct{ dropIn, first string }{
+		{"", "bundle"},
+		{fmt.Sprintf("version = 3\ndisabled_plugins = [%q]\n", loaderURI), "source"},
+	} {
+		l.dropIns["30-none.toml"] = tc.dropIn
+		l.Stop(t)
+		if err := l.Run(t); err != nil {
+			t.Fatal(err)
+		}
+		if out, problems, _ := berth(t, "explain", "--config", l.ConfigFile(), "quay.io/a:1"); !regexp.MustCompile(`\b1\. +` + tc.first + `\b`).MatchString(out) {
+			t.Errorf("got %s\n%s\nwant %s first", out, problems, tc.first)
+		}
+	}
 }

@@ -81,8 +81,8 @@ func badBundles(t *testing.T) []badBundle {
 		{"abslink.tar", out("/etc/passwd"), "points out of the archive"},
 		{"hardlink.tar", append(hardLink("out.tar", "/etc/passwd"), save(config, "out.tar")...), `hard link to "/etc/passwd"`},
 		{"twice.tar", image.Tar(append(slices.Clone(oci), oci[1])), `two entries are named "index.json"`},
-		{"bomb.tar.gz", bomb(gzipBest), "expands to more than 1000 times"},
-		{"bomb.tar.zst", bomb(image.Zstd), "expands to more than 1000 times"},
+		{"bomb.tar.gz", bomb(gzipBest), `entry "zeros": expands to more than 1000 times its gzip size`},
+		{"bomb.tar.zst", bomb(image.Zstd), `entry "zeros": expands to more than 1000 times its zstd size`},
 		{"name.tar", image.Tar(image.DockerSave([]image.Named{img.Name("UPPER/Case:bad tag")})), `normalize image ref "UPPER/Case:bad tag"`},
 	}
 }

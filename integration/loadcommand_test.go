@@ -4,12 +4,15 @@
 package integration_test
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,6 +25,7 @@ import (
 func TestLoadCommand(t *testing.T) {
 	daemon.RequireRoot(t)
 	a, b, c := oneLayer(500, "registry.k8s.io/a:1"), oneLayer(501, "quay.io/team/b:1"), oneLayer(502, "quay.io/team/c:1")
+	d, e := oneLayer(503, "quay.io/team/d:1"), oneLayer(504, "quay.io/team/e:1")
 	l := newLoading(t, "", daemon.Options{CRI: true})
 	l.start(t)
 	dir := t.TempDir()
@@ -35,6 +39,12 @@ func TestLoadCommand(t *testing.T) {
 	bad := image.WriteFile(t, filepath.Join(dir, "bad.tar"), []byte("<html>"))
 	open := image.WriteFile(t, filepath.Join(dir, "open.tar"), image.Tar(image.OCI([]image.Named{a})))
 	if err := os.Chmod(open, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	other := image.WriteFile(t, filepath.Join(dir, "other.tar"), image.Tar(image.OCI([]image.Named{d})))
+	mixed := filepath.Join(dir, "mixed")
+	image.WriteFile(t, filepath.Join(mixed, "z.tar"), image.Tar(image.OCI([]image.Named{e})))
+	if err := os.Chmod(image.WriteFile(t, filepath.Join(mixed, "a.tar"), image.Tar(image.OCI([]image.Named{a}))), 0o666); err != nil {
 		t.Fatal(err)
 	}
 	empty := filepath.Join(dir, "empty")
@@ -58,7 +68,12 @@ func TestLoadCommand(t *testing.T) {
 		{"a bad file and a good one", []string{bad, good}, 1, []string{
 			"  " + bad + ": failed", "    error: ", "  " + good + ": present"}, nil},
 		{"no such file", []string{"absent.tar"}, 1, nil, []string{"error: ", "load " + dir + "/absent.tar: no such file or directory"}},
-		{"no such file beside a good one", []string{good, "absent.tar"}, 1, nil, []string{"error: ", "load " + dir + "/absent.tar: no such file or directory"}},
+		{"no such file before a good one", []string{"absent.tar", other}, 1, []string{
+			"  " + other + ": loaded, oci-archive, 1 image", "  " + dir + "/absent.tar: failed\n    error: load " + dir + "/absent.tar: no such file or directory"}, nil},
+		{"no such file, and one that everybody can write to", []string{"absent.tar", open}, 1, nil, []string{
+			"error: ", "refusing bundle " + open + ": mode 0666", "\nerror: load " + dir + "/absent.tar: no such file or directory"}},
+		{"a directory with a file that everybody can write to", []string{mixed}, 1, []string{
+			"  " + mixed + "/z.tar: loaded, oci-archive, 1 image", "  " + mixed + "/a.tar: failed\n    error: refusing bundle " + mixed + "/a.tar: mode 0666"}, nil},
 		{"a directory without bundles", []string{empty}, 1, nil, []string{"error: ", "no bundle in " + empty}},
 		{"a file that everybody can write to", []string{open}, 1, nil, []string{"error: ", "refusing bundle " + open + ": mode 0666"}},
 		{"nothing", nil, 2, nil, []string{"error: load wants one or more files or directories"}},
@@ -90,11 +105,11 @@ func TestLoadCommand(t *testing.T) {
 			}
 		})
 	}
-	for _, n := range []image.Named{a, b, c} {
+	for _, n := range []image.Named{a, b, c, d, e} {
 		l.wantLoaded(t, n)
 	}
 	l.restart(t) // what was loaded by hand is pinned as long as its bundle is there
-	for _, n := range []image.Named{a, b, c} {
+	for _, n := range []image.Named{a, b, c, d, e} {
 		l.wantLoaded(t, n)
 	}
 	l.Stop(t)
@@ -163,5 +178,36 @@ func TestLoadIsSaid(t *testing.T) {
 	l.restart(t)
 	if got := l.Metrics(t); !strings.Contains(got, `berth_loader_images_total{outcome="present"} 2`) || !strings.Contains(got, "berth_loader_read_bytes_total 0\n") {
 		t.Errorf("got metrics of a start with nothing to do:\n%s", regexp.MustCompile(`(?m)^berth_loader.*$`).FindAllString(got, -1))
+	}
+}
+
+// A user who may not ask containerd is told so, and not to start it.
+func TestNoRightToSocket(t *testing.T) {
+	daemon.RequireRoot(t)
+	dir := t.TempDir()
+	if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	command, err := os.ReadFile(binaries.Path(t, binaries.Berth))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "berth"), command, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "c.sock")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := os.Chmod(socket, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), filepath.Join(dir, "berth"), "status", "--address", socket)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.CombinedOutput()
+	if want := "connect: permission denied; run berth as root\n"; err == nil || !strings.HasSuffix(string(out), want) {
+		t.Errorf("got %v\n%s\nwant an error that ends in %q", err, out, want)
 	}
 }

@@ -144,7 +144,7 @@ func TestLoadLabels(t *testing.T) {
 	foreign := map[string]string{
 		"containerd.io/restart.status": "running", "containerd.io/restart.loguri": "file:///tmp/pwned", "containerd.io/gc.root": "always",
 		"containerd.io/gc.expire": "2000-01-01T00:00:00Z", "io.cri-containerd.image": "unmanaged", "io.cri-containerd.pinned": "never",
-		"io.cri-containerd.kind": "container", "io.berth.rule": "*",
+		"io.cri-containerd.kind": "container", "io.berth.rule": "*", "io.berth.loaded-at": "2000-01-01T00:00:00Z",
 	}
 	img := image.New(image.Config{Layers: []image.Layer{image.NewLayer(image.Random("a", 900, 1000))}, Labels: foreign, Annotations: foreign}).Name(ref)
 	l := newLoading(t, "", daemon.Options{Level: "info"})
@@ -154,8 +154,9 @@ func TestLoadLabels(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]string{bundleLabel: path, "io.cri-containerd.image": "managed", "io.cri-containerd.pinned": "pinned"}
-	if !maps.Equal(record.Labels, want) {
+	at := record.Labels["io.berth.loaded-at"]
+	want := map[string]string{bundleLabel: path, "io.berth.loaded-at": at, "io.cri-containerd.image": "managed", "io.cri-containerd.pinned": "pinned"}
+	if !maps.Equal(record.Labels, want) || at == foreign["io.berth.loaded-at"] {
 		t.Errorf("got labels %v, want %v", record.Labels, want)
 	}
 	for _, line := range strings.Split(l.Ctr(t, "-n", "k8s.io", "content", "ls"), "\n") {
@@ -322,7 +323,8 @@ func digestOf(t testing.TB, path string) digest.Digest {
 // TestLoadSnapshotters loads into another snapshotter than containerd's own, and into one that there is not (L27).
 func TestLoadSnapshotters(t *testing.T) {
 	daemon.RequireRoot(t)
-	img := oneLayer(905, "quay.io/a:1")
+	lower := image.NewLayer(image.Program(t), image.Random("etc/replaced", 904, 5000))
+	img := image.New(image.Config{Layers: []image.Layer{lower, image.NewLayer(image.Random("etc/replaced", 905, 60_000))}}).Name("quay.io/a:1")
 	t.Run("native", func(t *testing.T) {
 		l := newLoading(t, "", daemon.Options{Level: "info"}, `snapshotter = "native"`)
 		l.bundle(t, "a.tar", img)
@@ -330,8 +332,17 @@ func TestLoadSnapshotters(t *testing.T) {
 		if out, good := l.status(t); !good {
 			t.Fatalf("got status\n%s", out)
 		}
-		if got := strings.Count(l.Ctr(t, "-n", "k8s.io", "snapshots", "--snapshotter", "native", "ls"), "Committed"); got != 1 {
-			t.Errorf("got %d snapshots, want one", got)
+		for snapshotter, want := range map[string]int{"native": len(img.Layers), "overlayfs": 0} {
+			if got := strings.Count(l.Ctr(t, "-n", "k8s.io", "snapshots", "--snapshotter", snapshotter, "ls"), "Committed"); got != want {
+				t.Errorf("got %d snapshots of %s, want %d", got, snapshotter, want)
+			}
+		}
+		if err := img.Compare(l.RootfsOf(t, "native", "k8s.io", "quay.io/a:1")); err != nil {
+			t.Error(err)
+		}
+		l.restart(t)
+		if out, good := l.status(t); !good || stateOf(out, filepath.Join(l.folder, "a.tar")) != "present" {
+			t.Errorf("got status after a restart\n%s\nwant the bundle present", out)
 		}
 	})
 	t.Run("absent", func(t *testing.T) {

@@ -104,3 +104,43 @@ func TestStrangePaths(t *testing.T) {
 		t.Errorf("got %d lines of errors after a change, want the %d of before", got, said)
 	}
 }
+
+// TestForgetsListings takes a compressed bundle away: what was remembered of it goes, and so does what a start that was
+// killed had half-written.
+func TestForgetsListings(t *testing.T) {
+	daemon.RequireRoot(t)
+	l := newLoading(t, "", daemon.Options{})
+	a := l.put(t, "a.tar", image.Gzip(image.Tar(image.OCI([]image.Named{oneLayer(1, "quay.io/a:1")}))))
+	l.put(t, "b.tar", image.Gzip(image.Tar(image.OCI([]image.Named{oneLayer(2, "quay.io/b:1")}))))
+	l.start(t)
+	l.Stop(t)
+	root := filepath.Join(l.Root, loaderURI)
+	for _, left := range []string{".new-1", "listings/.new-2"} {
+		write(t, filepath.Join(root, left), "[")
+	}
+	if err := os.Remove(a); err != nil {
+		t.Fatal(err)
+	}
+	l.start(t)
+	left, _ := filepath.Glob(filepath.Join(root, ".new-*"))
+	listings, err := os.ReadDir(filepath.Join(root, "listings"))
+	if len(left) > 0 || len(listings) != 1 || err != nil {
+		t.Errorf("got files %q and listings %v %v, want none and that of the bundle that is there", left, listings, err)
+	}
+	// A folder that is mounted later is not one without bundles.
+	away := filepath.Join(t.TempDir(), "away")
+	if err := os.Rename(l.folder, away); err != nil {
+		t.Fatal(err)
+	}
+	for _, what := range []string{"absent", "empty"} {
+		if what == "empty" {
+			if err := os.Mkdir(l.folder, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.restart(t)
+		if now, err := os.ReadDir(filepath.Join(root, "listings")); err != nil || len(now) != 1 {
+			t.Errorf("folder %s: got listings %v %v, want that of its bundle", what, now, err)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -195,6 +196,16 @@ func TestLoadWithoutLayers(t *testing.T) {
 		if got := l.Ctr(t, "-n", "k8s.io", "images", "check"); slices.ContainsFunc(strings.Split(got, "\n"), func(line string) bool { return strings.Contains(line, "incomplete") }) {
 			t.Errorf("got\n%s", got)
 		}
+		// And go once more, but for the one that an image has which no bundle brought.
+		other := image.New(image.Config{Layers: []image.Layer{shared}}).Name("quay.io/other:1")
+		l.Ctr(t, "-n", "k8s.io", "images", "import", image.WriteFile(t, filepath.Join(t.TempDir(), "other.tar"), image.Tar(image.OCI([]image.Named{other}))))
+		l.configureLoader(t, "keep_layers = false")
+		l.start(t)
+		within(t, 3*time.Second, "content store without layers", func() bool { return len(l.blobs(t)) == 4+len(other.Blobs()) })
+		if out, good := l.status(t); strings.Count(out, ": present") != 3 || !good {
+			t.Errorf("got status\n%s\nwant everything present", out)
+		}
+		l.wantLoaded(t, a)
 	}
 }
 

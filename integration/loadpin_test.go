@@ -176,14 +176,70 @@ func TestLoadUnpins(t *testing.T) {
 			}
 		})
 	}
+	t.Run("another namespace", func(t *testing.T) {
+		l := newLoading(t, "", daemon.Options{CRI: true})
+		n := oneLayer(63, ref)
+		l.bundle(t, "images.tar", n)
+		l.start(t)
+		l.Ctr(t, "-n", "k8s.io", "leases", "create", "--id", "io.berth.load") // as of a load that was killed
+		l.configureLoader(t, `namespace = "other"`)
+		l.start(t)
+		l.waitPinned(t, ref, false)
+		for _, i := range recorded(t, l.Daemon, "k8s.io") {
+			if i.Labels[bundleLabel] != "" || i.Target.Digest != n.Digest {
+				t.Errorf("%s: got labels %v, target %s, want it there and no bundle's", i.Name, i.Labels, i.Target.Digest)
+			}
+		}
+		for _, i := range recorded(t, l.Daemon, "other") {
+			if i.Labels[pinLabel] != "pinned" {
+				t.Errorf("%s: got labels %v, want it pinned in the namespace of the stanza", i.Name, i.Labels)
+			}
+		}
+		if left := l.Ctr(t, "-n", "k8s.io", "leases", "ls", "-q"); left != "" {
+			t.Errorf("got leases %q in the former namespace, want none", left)
+		}
+	})
+	t.Run("by hand, before everything is loaded", func(t *testing.T) {
+		l := newLoading(t, "", daemon.Options{})
+		path := l.bundle(t, "images.tar", oneLayer(64, ref))
+		l.start(t)
+		l.Stop(t)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		l.put(t, "bad.tar", []byte("<html>"))
+		l.configureLoader(t, `namespace = "other"`)
+		l.start(t)
+		if out, _ := l.status(t); !strings.Contains(out, "note: "+ref+" is of a bundle that has gone, and stays pinned") {
+			t.Errorf("got status\n%s\nwant the image that stays pinned", out)
+		}
+		if out, _, code := berth(t, "unpin", "--all", "--address", l.Address); code != 0 || out != "unpinned 3 records of images\n" {
+			t.Errorf("unpin: got %d %q", code, out)
+		}
+		if out, _ := l.status(t); strings.Contains(out, "stays pinned") {
+			t.Errorf("got status\n%s\nwant nothing pinned", out)
+		}
+	})
 	t.Run("pin = false after pin = true", func(t *testing.T) {
 		l := newLoading(t, "", daemon.Options{CRI: true})
 		l.bundle(t, "images.tar", oneLayer(62, ref))
 		l.start(t)
 		l.waitPinned(t, ref, true)
+		const other = "quay.io/hand:1"
+		hand := image.WriteFile(t, filepath.Join(openDir(t), "hand.tar"), image.Tar(image.OCI([]image.Named{oneLayer(65, other)})))
+		if out, errs, code := berth(t, "load", "--address", l.Address, hand); code != 0 {
+			t.Fatalf("load: %d\n%s%s", code, out, errs)
+		}
+		l.waitPinned(t, other, true)
 		l.configureLoader(t, "pin = false")
 		l.start(t)
 		l.waitPinned(t, ref, false)
+		l.waitPinned(t, other, false)
+		for _, i := range recorded(t, l.Daemon, "k8s.io") {
+			if i.Labels[pinLabel] != "" || i.Labels[bundleLabel] == "" {
+				t.Errorf("%s: got labels %v, want it a bundle's and not pinned", i.Name, i.Labels)
+			}
+		}
 	})
 	t.Run("pin = false, and CRI pins its sandbox image", func(t *testing.T) {
 		l := newLoading(t, "", daemon.Options{CRI: true, Pause: ref}, "pin = false")

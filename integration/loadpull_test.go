@@ -102,6 +102,40 @@ func TestLoadThenPull(t *testing.T) {
 	}
 }
 
+// TestLoadThenPullSpelled pulls bundled images whose names, or aliases, are written in other ways than references are normalised to.
+// Each is recorded by its name as it is written, where CRI looks for it, and pulled from the bundle by any spelling.
+func TestLoadThenPullSpelled(t *testing.T) {
+	daemon.RequireRoot(t)
+	r := registry.Start(t, registry.Options{})
+	bundled := oneLayer(220, "harbor.example.com:443/app:1", "K8S.gcr.io/app:3.6", "registry-1.docker.io/library/app:1")
+	l := newLoading(t, entry(t, r, "edge"), daemon.Options{CRI: true},
+		"[plugins.\""+loaderURI+"\".aliases]\n\"Alias.example.com:443/app:1\" = \"k8s.gcr.io/app:3.6\"\n\"of.alias/app:1\" = \"alias.example.com/app:1\"")
+	path := l.bundle(t, "bundle.tar", bundled)
+	l.start(t)
+	names := append(bundled.Names, "Alias.example.com:443/app:1", "of.alias/app:1")
+	loaded := targets(t, l.Daemon, "k8s.io")
+	for _, name := range names {
+		if loaded[name] != bundled.Digest {
+			t.Errorf("%s: got target %q, want it loaded", name, loaded[name])
+		}
+		if got := l.criStatus(t, name); got == nil || got.Id != bundled.ConfigDigest.String() || !got.Pinned {
+			t.Errorf("%s: CRI has %v, want the image, pinned", name, got)
+		}
+	}
+	for _, ref := range append(names, "harbor.example.com/app:1", "k8s.gcr.io/app:3.6", "docker.io/library/app:1", "alias.example.com/app:1",
+		"harbor.example.com/app@"+bundled.Digest.String()) {
+		if err := pullCRI(t, l.Daemon, ref); err != nil {
+			t.Errorf("%s: %v", ref, err)
+		}
+		if route := explain(t, l.ConfigFile(), ref); route.Targets[0].Kind != "bundle" || route.Targets[0].Registry != path {
+			t.Errorf("explain %s: got first target %+v, want the bundle", ref, route.Targets[0])
+		}
+	}
+	if got := r.Log.Requests(); len(got) != 0 {
+		t.Errorf("got requests %v, want none", got)
+	}
+}
+
 // TestLoadAndRules has rules that keep a pull from a bundle: a registry that is to win, a prefix that is denied, and rules
 // that cannot be understood.
 func TestLoadAndRules(t *testing.T) {
@@ -217,5 +251,26 @@ func TestPullWhileLoading(t *testing.T) {
 	}
 	if got := r.Log.Requests(); len(got) != 0 {
 		t.Errorf("got requests %v, want none", got)
+	}
+}
+
+// TestPullKeepsLoadedLayers pulls a loaded image through CRI, which discards layers that are unpacked. The loader's own setting
+// is about images of bundles: what it loaded stays whole, and the next start finds nothing to repair.
+func TestPullKeepsLoadedLayers(t *testing.T) {
+	daemon.RequireRoot(t)
+	const ref = "quay.io/loaded:1"
+	l := newLoading(t, `registries = [{domain = "registry.invalid"}]`,
+		daemon.Options{CRI: true, Config: criSetting("discard_unpacked_layers = true")})
+	l.bundle(t, "a.tar", oneLayer(345).Name(ref))
+	l.start(t)
+	before := l.blobs(t)
+	if err := pullCRI(t, l.Daemon, ref); err != nil {
+		t.Fatal(err)
+	}
+	l.collect(t)
+	l.wantBlobs(t, before)
+	l.restart(t)
+	if out, good := l.status(t); !strings.Contains(out, ": present") || !good {
+		t.Errorf("got status\n%s\nwant the image present", out)
 	}
 }

@@ -6,6 +6,7 @@ package integration_test
 import (
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berth-edge/berth/integration/binaries"
 	"github.com/berth-edge/berth/integration/daemon"
 	"github.com/berth-edge/berth/integration/image"
 )
@@ -33,29 +35,9 @@ func TestHoldReady(t *testing.T) {
 	bundle := image.Gzip(image.Tar(image.OCI([]image.Named{large(10, 3).Name("quay.io/large:1")})))
 	for _, hold := range []bool{false, true} {
 		t.Run(fmt.Sprint(hold), func(t *testing.T) {
-			path := filepath.Join(shortDir(t), "notify")
-			systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer systemd.Close()
-			l := newLoading(t, "", daemon.Options{Level: "info", Env: []string{"NOTIFY_SOCKET=" + path}}, fmt.Sprintf("hold_ready = %v", hold))
+			socket, ready := systemd(t)
+			l := newLoading(t, "", daemon.Options{Level: "info", Env: []string{socket}}, fmt.Sprintf("hold_ready = %v", hold))
 			image.WriteFile(t, filepath.Join(l.folder, "large.tgz"), bundle)
-			ready := make(chan int, 1)
-			go func() {
-				text := make([]byte, 4096)
-				for {
-					n, err := systemd.Read(text)
-					if err != nil {
-						return
-					}
-					if strings.Contains(string(text[:n]), "READY=1") {
-						time.Sleep(20 * time.Millisecond) // the log comes through a pipe
-						ready <- l.rounds()
-						return
-					}
-				}
-			}()
 			if err := l.Run(t); err != nil {
 				t.Fatal(err)
 			}
@@ -66,15 +48,74 @@ func TestHoldReady(t *testing.T) {
 			if hold {
 				want = 1
 			}
-			select {
-			case got := <-ready:
-				if got != want {
-					t.Errorf("got READY after %d rounds of loading, want %d", got, want)
-				}
-			case <-time.After(30 * time.Second):
-				t.Error("got no READY in 30s")
+			waitReady(t, ready)
+			if got := l.rounds(); got != want {
+				t.Errorf("got READY after %d rounds of loading, want %d", got, want)
 			}
 		})
+	}
+}
+
+// TestHoldReadyMends starts on what a power cut under stock left of an image that no bundle has (REL-05): with hold_ready, READY
+// comes when it is mended.
+func TestHoldReadyMends(t *testing.T) {
+	daemon.RequireRoot(t)
+	socket, ready := systemd(t)
+	l := newLoading(t, "", daemon.Options{Level: "info", Env: []string{socket}, Root: shortDir(t)}, "hold_ready = true")
+	img := large(30, 6)
+	stock := daemon.Start(t, daemon.Options{Binary: binaries.Path(t, binaries.Stock), Root: l.Root})
+	stock.Ctr(t, "-n", "other", "images", "import", image.WriteFile(t, filepath.Join(t.TempDir(), "a.tar"), image.Tar(image.OCI([]image.Named{img.Name("quay.io/large:1")}))))
+	stock.Stop(t)
+	for i := range 6 {
+		zero(t, l.Root, fmt.Sprint("data", i), func(path string) error { return os.Truncate(path, 0) })
+	}
+	if err := l.Run(t); err != nil {
+		t.Fatal(err)
+	}
+	waitReady(t, ready)
+	at := time.Now()
+	within(t, 10*time.Second, "lines of the mending", func() bool { return len(l.Log.Lines("unpacked again")) == 6 })
+	for _, line := range l.Log.Lines("unpacked again") {
+		said, err := time.Parse(time.RFC3339Nano, regexp.MustCompile(`time="([^"]*)"`).FindStringSubmatch(line)[1])
+		if err != nil || said.After(at) {
+			t.Errorf("got READY at %s, want it after %s, %v", at, line, err)
+		}
+	}
+}
+
+// systemd listens as it does. It returns what a daemon's environment says of that, and what is sent to when the daemon is ready.
+func systemd(t *testing.T) (env string, ready <-chan struct{}) {
+	t.Helper()
+	path := filepath.Join(shortDir(t), "notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { socket.Close() })
+	sent := make(chan struct{}, 1)
+	go func() {
+		text := make([]byte, 4096)
+		for {
+			n, err := socket.Read(text)
+			if err != nil {
+				return
+			}
+			if strings.Contains(string(text[:n]), "READY=1") {
+				sent <- struct{}{}
+				return
+			}
+		}
+	}()
+	return "NOTIFY_SOCKET=" + path, sent
+}
+
+func waitReady(t *testing.T, ready <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-ready:
+		time.Sleep(20 * time.Millisecond) // the log comes through a pipe
+	case <-time.After(30 * time.Second):
+		t.Fatal("got no READY in 30s")
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,7 +85,12 @@ func TestLoadRepairs(t *testing.T) {
 			{name: "the record of the digest is gone", running: ctr("images", "rm", digested)},
 			{name: "the record of the id is gone", running: ctr("images", "rm", a.ConfigDigest.String())},
 			{name: "the top snapshot is gone", running: ctr("snapshots", "rm", chainID(a.Image, 3))},
-			{name: "two snapshots are gone", running: ctr("snapshots", "rm", chainID(a.Image, 3), chainID(a.Image, 2))},
+			{name: "two snapshots are gone", running: func(t testing.TB, l loading) {
+				ctr("snapshots", "rm", chainID(a.Image, 3))(t, l)
+				if out, err := l.TryCtr(t, "-n", "k8s.io", "snapshots", "rm", chainID(a.Image, 2)); err != nil && !strings.Contains(err.Error(), "not found") {
+					t.Fatalf("%v: %s", err, out) // garbage collection, which runs just after the start, may have been faster
+				}
+			}},
 			{name: "a layer has its length and other bytes, and the snapshot is gone",
 				running: ctr("snapshots", "rm", chainID(a.Image, 3)),
 				stopped: func(t testing.TB, l loading) { spoil(t, l.blob(top)) }, written: []digest.Digest{top}},

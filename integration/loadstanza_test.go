@@ -28,6 +28,7 @@ func TestLoaderStanzaMistakes(t *testing.T) {
 		{"too many at once", `parallel = 1000`, "parallel", "1000"},
 		{"an unknown way", `on_conflict = "merge"`, "on_conflict", `want "replace" or "keep"`},
 		{"an alias that is no reference", `aliases = { "A B" = "registry.k8s.io/pause:3.10" }`, "aliases", `"A B" is not a reference`},
+		{"one alias in two spellings", `aliases = { "Quay.io/a" = "quay.io/b:1", "quay.io:443/a:latest" = "quay.io/c:1" }`, "aliases", `"quay.io:443/a:latest" is another spelling of "Quay.io/a"`},
 		{"a snapshotter that is not there", `snapshotter = "zfs9"`, "", `snapshotter "zfs9"`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -5,13 +5,17 @@ package integration_test
 
 import (
 	"bytes"
+	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-edge/berth/integration/daemon"
@@ -45,11 +49,7 @@ func TestDiskFails(t *testing.T) {
 			if err := l.Run(t); err != nil {
 				t.Fatal(err)
 			}
-			begun := func() bool {
-				ingests, _ := filepath.Glob(filepath.Join(l.Root, "io.containerd.content.v1.content/ingest/*/data"))
-				return len(ingests) > 0
-			}
-			for end := time.Now().Add(10 * time.Second); !begun(); time.Sleep(time.Millisecond) {
+			for end := time.Now().Add(10 * time.Second); !l.begun(); time.Sleep(time.Millisecond) {
 				if time.Now().After(end) {
 					t.Fatalf("got no load:\n%s", l.Log.Tail(20))
 				}
@@ -83,6 +83,101 @@ func TestDiskFails(t *testing.T) {
 			}
 			checkClean(t, l.node, "k8s.io")
 		})
+	}
+}
+
+// TestReadOnlyForAWhile has containerd's root read-only in the middle of a load, and writable again under the running daemon
+// (L7): what has been opened goes on, as the database, and nothing new can be made. The same daemon loads the image afterwards,
+// by itself.
+func TestReadOnlyForAWhile(t *testing.T) {
+	daemon.RequireRoot(t)
+	t.Parallel()
+	for name, pack := range map[string]func([]byte) []byte{"a.tar": slices.Clone[[]byte], "a.tgz": image.Gzip} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLoading(t, "", daemon.Options{Level: "info"})
+			img := image.New(image.Config{Layers: []image.Layer{image.NewLayer(image.Random("a", 3, 20<<20)), image.NewLayer(image.Random("b", 4, 20<<20))}})
+			path := l.put(t, name, pack(image.Tar(image.OCI([]image.Named{img.Name("quay.io/a:1")}))))
+			berth(t, "--version") // so that it is built
+			if err := l.Run(t); err != nil {
+				t.Fatal(err)
+			}
+			within(t, 20*time.Second, "load", l.begun)
+			writable := readOnly(t, l.Root)
+			var out string
+			within(t, 10*time.Second, "load that fails", func() bool {
+				text, good := l.status(t)
+				out = text
+				return !good
+			})
+			if !strings.Contains(section(out, path), "read-only file system") {
+				t.Errorf("got status\n%s\nwant that the file system is read-only", out)
+			}
+			if got := targets(t, l.Daemon, "k8s.io"); len(got) > 0 {
+				t.Errorf("got images %v, want none that is not whole", got)
+			}
+			writable()
+			within(t, 40*time.Second, "load after the disk was writable again", func() bool {
+				return targets(t, l.Daemon, "k8s.io")["quay.io/a:1"] == img.Digest
+			})
+			l.waitGood(t)
+			if err := img.Compare(l.Rootfs(t, "k8s.io", "quay.io/a:1")); err != nil {
+				t.Error(err)
+			}
+			l.wantContent(t, img)
+			checkClean(t, l.node, "k8s.io")
+		})
+	}
+}
+
+// waitGood waits until status finds no fault.
+func (l loading) waitGood(t testing.TB) {
+	t.Helper()
+	within(t, 10*time.Second, "good status", func() bool { _, good := l.status(t); return good })
+}
+
+// wantContent checks that the blobs of the images are there, byte for byte, and no others.
+func (l loading) wantContent(t testing.TB, images ...*image.Image) {
+	t.Helper()
+	l.collect(t)
+	got := l.blobs(t)
+	for _, img := range images {
+		for d, data := range img.Blobs() {
+			if there, err := os.ReadFile(l.blob(d)); err != nil || !bytes.Equal(there, data) {
+				t.Errorf("got %d bytes %v of blob %s, want its %d", len(there), err, d, len(data))
+			}
+			delete(got, d)
+		}
+	}
+	if len(got) > 0 {
+		t.Errorf("got blobs %v, want those of %d images alone", slices.Collect(maps.Keys(got)), len(images))
+	}
+}
+
+// begun reports whether a load writes blobs.
+func (l loading) begun() bool {
+	ingests, _ := filepath.Glob(filepath.Join(l.Root, "io.containerd.content.v1.content/ingest/*/data"))
+	return len(ingests) > 0
+}
+
+// readOnly makes a directory read-only for whatever is opened or made in it, until writable is called.
+func readOnly(t *testing.T, dir string) (writable func()) {
+	t.Helper()
+	elsewhere := t.TempDir() // where nobody opens a file before it is read-only
+	mount := func(source, target string, flags uintptr) {
+		t.Helper()
+		if err := unix.Mount(source, target, "", flags, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) })
+	}
+	mount(dir, elsewhere, unix.MS_BIND)
+	mount("", elsewhere, unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY)
+	mount(elsewhere, dir, unix.MS_BIND)
+	return func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -173,45 +268,43 @@ func TestCorruptMetadata(t *testing.T) {
 	checkClean(t, l.node, "k8s.io")
 }
 
-// TestClockJumps makes everything that the loader left, and the bundles, ten years older or younger (L26), as they are for a
-// machine whose clock was set: nothing is loaded again, and nothing is waited for.
-func TestClockJumps(t *testing.T) {
-	daemon.RequireRoot(t)
-	l := newLoading(t, "", daemon.Options{CRI: true})
-	plain, packed := oneLayer(83, "registry.k8s.io/plain:1"), oneLayer(84, "registry.k8s.io/packed:1")
-	l.bundle(t, "plain.tar", plain)
-	l.put(t, "packed.tar.gz", image.Gzip(image.Tar(image.OCI([]image.Named{packed}))))
-	l.put(t, "bad.tar", []byte("no bundle at all"))
-	l.start(t)
-	for _, years := range []int{10, -10} {
-		l.Stop(t)
-		then := time.Now().AddDate(years, 0, 0)
-		for _, dir := range []string{l.Root, l.folder} {
-			err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-				if err != nil || e.Type()&fs.ModeSymlink != 0 {
-					return err
-				}
-				return os.Chtimes(path, then, then)
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-		before := l.blobs(t)
-		start := time.Now()
-		l.start(t)
-		if took := time.Since(start); took > 5*time.Second {
-			t.Errorf("%d years: got everything loaded after %s, want at most 5s", years, took)
-		}
-		l.wantBlobs(t, before)
-		out, _ := l.status(t)
-		for _, name := range []string{"plain.tar", "packed.tar.gz"} {
-			if got := stateOf(out, filepath.Join(l.folder, name)); got != "present" {
-				t.Errorf("%d years: got %s %s, want it present", years, name, got)
-			}
-		}
-		l.wantLoaded(t, plain)
-		l.wantLoaded(t, packed)
-		checkClean(t, l.node, "k8s.io")
+// age makes the files of a node that does not run, and what its database and its content store say of when they were made, so many
+// years younger. It returns the paths of the times in the database.
+func (l loading) age(t *testing.T, years int) (aged []string) {
+	t.Helper()
+	db, err := bolt.Open(l.metadata(), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		return tx.ForEach(func(name []byte, b *bolt.Bucket) error { return ageBucket(b, string(name), years, &aged) })
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	texts, _ := filepath.Glob(filepath.Join(l.Root, "io.containerd.content.v1.content/ingest/*/*edat")) // startedat, updatedat
+	for _, path := range texts {
+		var at time.Time
+		text, err := os.ReadFile(path)
+		if err == nil {
+			err = at.UnmarshalText(text)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, path, at.AddDate(years, 0, 0).Format(time.RFC3339Nano))
+	}
+	then := time.Now().AddDate(years, 0, 0)
+	for _, dir := range []string{l.Root, l.folder} {
+		err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+			if err != nil || e.Type()&fs.ModeSymlink != 0 {
+				return err
+			}
+			return os.Chtimes(path, then, then)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return aged
 }

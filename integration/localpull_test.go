@@ -154,6 +154,9 @@ func TestLocalPullRefused(t *testing.T) {
 			if err := pullCtr(t, n.Daemon, "registry.test/a:1"); err != nil {
 				t.Errorf("ctr: %v", err)
 			}
+			if out, _, code := berth(t, "status", "--address", n.Address); code != 1 || !strings.Contains(out, want) || !strings.Contains(out, "PULLS OF CRI ARE REFUSED") {
+				t.Errorf("got status %d\n%s\nwant 1, that pulls of CRI are refused, and %s", code, out, want)
+			}
 		})
 	}
 }

@@ -160,6 +160,15 @@ func transferIn(ctx context.Context, d *daemon.Daemon, ref string, opts ...trans
 	return d.Client().Transfer(ctx, source, image.NewStore(ref, image.WithPlatforms(p), image.WithUnpack(p, "")))
 }
 
+// fetchIn pulls as transferIn does, and unpacks nothing.
+func fetchIn(ctx context.Context, d *daemon.Daemon, ref string) error {
+	source, err := transferregistry.NewOCIRegistry(ctx, ref)
+	if err != nil {
+		return err
+	}
+	return d.Client().Transfer(ctx, source, image.NewStore(ref, image.WithPlatforms(platforms.DefaultSpec())))
+}
+
 // berth runs the operator's command and returns what it printed, and its exit status.
 func berth(t testing.TB, args ...string) (stdout, stderr string, status int) {
 	t.Helper()

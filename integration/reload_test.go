@@ -4,12 +4,14 @@
 package integration_test
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -23,15 +25,15 @@ import (
 )
 
 // twoRegistries have the same images under the path edge, and different users.
-func twoRegistries(t testing.TB, repositories int) (one, other *registry.Registry, text map[*registry.Registry]string) {
+func twoRegistries(t testing.TB, repositories int, delay time.Duration) (one, other *registry.Registry, text map[*registry.Registry]string) {
 	t.Helper()
 	daemon.RequireRoot(t)
-	one = registry.Start(t, registry.Options{Users: ann})
-	other = registry.Start(t, registry.Options{Users: map[string]string{"bob": "s3same"}})
+	storage := t.TempDir()
+	one = registry.Start(t, registry.Options{Users: ann, Delay: delay, Storage: storage})
+	other = registry.Start(t, registry.Options{Users: map[string]string{"bob": "s3same"}, Delay: delay, Storage: storage})
 	img := image.Small("linux/amd64", 90)
 	for i := range repositories {
-		img.Push(t, one, fmt.Sprintf("edge/quay.io/a%d:1", i))
-		img.Push(t, other, fmt.Sprintf("edge/quay.io/a%d:1", i))
+		img.Push(t, one, fmt.Sprintf("edge/quay.io/a%d:1", i)) // and so the other has it
 	}
 	return one, other, map[*registry.Registry]string{
 		one:   entry(t, one, "edge", login("ann", "s3cret")),
@@ -42,7 +44,7 @@ func twoRegistries(t testing.TB, repositories int) (one, other *registry.Registr
 // TestReload changes the configuration of a running node in the ways of editors, of tools and of Kubernetes' ConfigMaps (H4). Each
 // change is in force for the very next pull, of whichever client, and what cannot be used leaves what was before.
 func TestReload(t *testing.T) {
-	one, other, text := twoRegistries(t, 10)
+	one, other, text := twoRegistries(t, 10, 0)
 	n := startNode(t, text[one], daemon.Options{CRI: true})
 	file := filepath.Join(n.etc, "registry.toml")
 	pulls := 0
@@ -139,11 +141,15 @@ func goroutines(t testing.TB, d *daemon.Daemon) (count int) {
 	return count
 }
 
-// TestReloadUnderLoad has 500 pulls while registry, rules and password change ten times a second (H1, P6). Either
-// configuration serves them, so none fails; each is served by one configuration, with its own credential; nothing leaks.
+var reloadChanges = flag.Int("reload.changes", 50, "changes of the configuration in the test that pulls meanwhile")
+
+// TestReloadUnderLoad pulls by fifty at once while registry, rules and password change twenty times a second (H1, P6). Either
+// configuration serves them, so none fails; each is served by one configuration from its first request to its last, with that
+// one's credential; nothing leaks.
 func TestReloadUnderLoad(t *testing.T) {
-	const repositories, pulls, workers = 50, 500, 10
-	one, other, text := twoRegistries(t, repositories)
+	t.Parallel() // since connections that pulls of old configurations used stay open for half a minute
+	const workers = 50
+	one, other, text := twoRegistries(t, 1, 20*time.Millisecond) // so that there is a change within most of the pulls
 	n := startNode(t, text[one], daemon.Options{Level: "info"})
 	ctx := namespaces.WithNamespace(t.Context(), "go")
 	if err := transferIn(ctx, n.Daemon, "quay.io/a0:1"); err != nil {
@@ -154,48 +160,78 @@ func TestReloadUnderLoad(t *testing.T) {
 	one.Log.Reset()
 	other.Log.Reset()
 
-	refs := make(chan string)
-	var working, changing sync.WaitGroup
+	refs := make(chan string, 4**reloadChanges) // which is more than there is time for
+	for i := range cap(refs) {
+		img := image.New(image.Config{Layers: []image.Layer{image.NewLayer(image.Random("file", 100_000+uint64(i), 1000))}}) // no other has any of it
+		ref := fmt.Sprintf("quay.io/b%d:1", i)
+		img.Push(t, one, "edge/"+ref)
+		refs <- ref
+	}
+	var working sync.WaitGroup
+	var pulls atomic.Int64
+	done := make(chan struct{})
 	for range workers {
 		working.Go(func() {
-			for ref := range refs {
-				if err := transferIn(ctx, n.Daemon, ref); err != nil {
-					t.Errorf("pull %s: %v", ref, err)
+			for {
+				select {
+				case <-done:
+					return
+				case ref := <-refs:
+					pulls.Add(1)
+					if err := fetchIn(ctx, n.Daemon, ref); err != nil {
+						t.Errorf("pull %s: %v", ref, err)
+					}
 				}
 			}
 		})
 	}
-	done := make(chan struct{})
-	changing.Go(func() {
-		for i := 0; ; i++ {
-			select {
-			case <-done:
-				return
-			case <-time.After(100 * time.Millisecond):
+	for i := range *reloadChanges {
+		time.Sleep(50 * time.Millisecond)
+		n.configure(t, "registry.toml", text[[]*registry.Registry{other, one}[i%2]])
+		working.Go(func() { // a change is in force when the next pull begins, and not before if there are many
+			if err := transferIn(ctx, n.Daemon, "quay.io/a0:1"); err != nil {
+				t.Errorf("pull after change %d: %v", i, err)
 			}
-			n.configure(t, "registry.toml", text[[]*registry.Registry{other, one}[i%2]])
-		}
-	})
-	for i := range pulls {
-		refs <- fmt.Sprintf("quay.io/a%d:1", i%repositories)
-		time.Sleep(10 * time.Millisecond)
+		})
 	}
-	close(refs)
-	working.Wait()
 	close(done)
-	changing.Wait()
+	working.Wait()
 
-	if len(one.Log.Match("", "/v2/edge/*")) == 0 || len(other.Log.Match("", "/v2/edge/*")) == 0 {
-		t.Errorf("got %d requests at one and %d at the other, want some at both", len(one.Log.Requests()), len(other.Log.Requests()))
-	}
+	from := map[string]map[*registry.Registry]int{} // requests by repository
 	for _, r := range []*registry.Registry{one, other} {
-		for _, request := range r.Log.Requests() {
+		for _, request := range r.Log.Match("", "/v2/*") {
 			if request.Status == 401 && request.Auth != "" {
 				t.Errorf("got %s, want no registry to see the credential of the other", request)
 			}
+			repository, _, _ := strings.Cut(strings.TrimPrefix(request.Path, "/v2/edge/quay.io/"), "/")
+			if repository == "a0" { // of many pulls
+				continue
+			}
+			if from[repository] == nil {
+				from[repository] = map[*registry.Registry]int{}
+			}
+			from[repository][r]++
 		}
 	}
-	within(t, 40*time.Second, "return to what was held before", func() bool {
+	served := map[*registry.Registry]int{}
+	for repository, requests := range from {
+		if len(requests) > 1 {
+			t.Errorf("got %d requests of %s at one registry and %d at the other, want all at one", requests[one], repository, requests[other])
+		}
+		for r := range requests {
+			served[r]++
+		}
+	}
+	var generations int
+	_, metric, _ := strings.Cut(n.Metrics(t), "\nberth_config_generation ")
+	if _, err := fmt.Sscan(metric, &generations); err != nil || generations < *reloadChanges/4 {
+		t.Errorf("got %d generations %v, want a good part of %d changes in force for a while", generations, err, *reloadChanges)
+	}
+	t.Logf("%d pulls, %d generations", pulls.Load(), generations)
+	if len(from) != int(pulls.Load()) || served[one] < len(from)/10 || served[other] < len(from)/10 {
+		t.Errorf("got %d pulls served by one and %d by the other of %d, want a good part by each", served[one], served[other], pulls.Load())
+	}
+	within(t, time.Minute, "return to what was held before", func() bool {
 		d, w := resources(t, n.PID())
 		return d <= descriptors+5 && w <= watches+1 && goroutines(t, n.Daemon) <= running+10
 	})

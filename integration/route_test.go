@@ -45,19 +45,27 @@ func TestIPv6(t *testing.T) {
 	}
 }
 
-// TestRetryAfter waits as long as the registry says and then has the image (R11).
+// TestRetryAfter waits three times as long as the registry says and then has the image (R11).
 func TestRetryAfter(t *testing.T) {
 	daemon.RequireRoot(t)
-	r := registry.Start(t, registry.Options{Middleware: registry.On("", "*/blobs/*", 2, registry.Fail(http.StatusTooManyRequests, "Retry-After", "1"))})
+	t.Parallel()
+	const failures, wait = 3, 2 * time.Second
 	img := image.Small("linux/amd64", 252)
+	layer := "*/blobs/" + img.Layers[0].Digest.String()
+	r := registry.Start(t, registry.Options{Middleware: registry.On("GET", layer, failures, registry.Fail(http.StatusTooManyRequests, "Retry-After", "2"))})
 	img.Push(t, r, "p/quay.io/a:1")
 	n := startNode(t, entry(t, r, "p"), daemon.Options{})
-	start := time.Now()
 	if err := pullCtr(t, n.Daemon, "quay.io/a:1"); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(start); took < time.Second {
-		t.Errorf("got the image after %s, want the second waited that the registry asked for", took)
+	requests := r.Log.Match("GET", layer)
+	if len(requests) != failures+1 {
+		t.Errorf("got requests of the layer %v, want one after each of %d failures", requests, failures)
+	}
+	for i := 1; i < len(requests); i++ {
+		if waited := requests[i].Time.Sub(requests[i-1].Time); waited < wait {
+			t.Errorf("got request %d of the layer %s after the one before, want the %s waited that the registry asked for", i, waited, wait)
+		}
 	}
 	if err := img.Compare(n.Rootfs(t, "default", "quay.io/a:1")); err != nil {
 		t.Error(err)

@@ -22,6 +22,7 @@ type origin struct {
 	Ref, Name, Digest, From, Source, Rule, Bundle, Error string
 	PulledAs                                             string `json:"pulled_as"`
 	PulledAt                                             string `json:"pulled_at"`
+	LoadedAt                                             string `json:"loaded_at"`
 }
 
 func where(t *testing.T, d *daemon.Daemon, args ...string) (origins []origin, code int) {
@@ -96,6 +97,7 @@ func TestWhere(t *testing.T) {
 	l := newLoading(t, entry(t, r, "edge")+rule("quay.io", r.Host()+"/edge"), daemon.Options{CRI: true})
 	loaded := oneLayer(602, "registry.k8s.io/loaded:1")
 	bundle := l.bundle(t, "a.tar", loaded)
+	begun := time.Now().Add(-time.Second)
 	l.start(t)
 	started := time.Now().Add(-time.Second)
 	if err := pullCRI(t, l.Daemon, "quay.io/team/app:1"); err != nil {
@@ -117,6 +119,12 @@ func TestWhere(t *testing.T) {
 				t.Errorf("%s: got pulled at %q, want the time of the pull", name, got.PulledAt)
 			}
 			got.PulledAt = ""
+		}
+		if strings.HasPrefix(got.Bundle, "/") && want.Source == "" {
+			if at, err := time.Parse(time.RFC3339, got.LoadedAt); err != nil || at.Before(begun) || at.After(time.Now()) {
+				t.Errorf("%s: got loaded at %q, want the time of the load", name, got.LoadedAt)
+			}
+			got.LoadedAt = ""
 		}
 		if got != want {
 			t.Errorf("%s: got %+v, want %+v", name, got, want)
@@ -169,5 +177,57 @@ func TestWhere(t *testing.T) {
 	if want := fmt.Sprintf("quay.io/absent:1\n  error: is not there in namespace k8s.io\n  hint: ctr keeps its images in namespace default; see --namespace\nquay.io/team/app:1\n  digest %s\n  pulled from registry %s as %s\n  at ",
 		pulled.Digest, fromRegistry.Source, fromRegistry.PulledAs); code != 1 || !strings.HasPrefix(out, want) || !strings.HasSuffix(out, "Z\n  rule \"quay.io\"\n") {
 		t.Errorf("got exit status %d and\n%s\nwant 1 and\n%s", code, out, want)
+	}
+}
+
+// TestLoadedAt asks when an image was loaded: that time stays while it is the bundle's, and is another when the bundle is replaced.
+func TestLoadedAt(t *testing.T) {
+	daemon.RequireRoot(t)
+	const ref, long = "registry.k8s.io/a:1", "2020-01-01T00:00:00Z"
+	l := newLoading(t, "", daemon.Options{CRI: true})
+	a, b := oneLayer(620, ref), oneLayer(621, ref)
+	l.bundle(t, "a.tar", a)
+	begun := time.Now().Add(-time.Second)
+	l.start(t)
+	names := func(of image.Named) []string {
+		return []string{ref, "registry.k8s.io/a@" + of.Digest.String(), of.ConfigDigest.String()}
+	}
+	for _, name := range names(a) {
+		l.Ctr(t, "-n", "k8s.io", "images", "label", name, "io.berth.loaded-at="+long)
+	}
+	for _, step := range []struct {
+		name string
+		do   func()
+	}{
+		{"nothing changed", func() {}},
+		{"it was unpinned", func() { l.Ctr(t, "-n", "k8s.io", "images", "label", ref, pinLabel+"=") }},
+		{"CRI pulled it from the bundle", func() {
+			if err := pullCRI(t, l.Daemon, ref); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		step.do()
+		l.restart(t)
+		l.waitPinned(t, ref, true)
+		for _, name := range names(a) {
+			if got, _ := where(t, l.Daemon, name); got[0].LoadedAt != long {
+				t.Errorf("%s: %s: got loaded at %q, want as before", step.name, name, got[0].LoadedAt)
+			}
+		}
+	}
+	l.bundle(t, "a.tar", b)
+	l.restart(t)
+	for _, name := range names(b) {
+		got, _ := where(t, l.Daemon, name)
+		if at, err := time.Parse(time.RFC3339, got[0].LoadedAt); err != nil || at.Before(begun) || at.After(time.Now()) || got[0].Digest != b.Digest.String() ||
+			got[0].Source+got[0].PulledAs+got[0].Rule+got[0].PulledAt != "" {
+			t.Errorf("%s: got %+v, want the image that replaced the other, and when, and nothing of how that was pulled", name, got[0])
+		}
+	}
+	for _, name := range names(a)[1:] {
+		if i, err := l.get(t, name); err != nil || i.Labels["io.berth.loaded-at"] != "" {
+			t.Errorf("%s: got labels %v %v of an image that no bundle holds, want no time", name, i.Labels, err)
+		}
 	}
 }

@@ -187,6 +187,12 @@ func (d *Daemon) Metrics(tb testing.TB) string {
 // is not there or was not unpacked. The mount ends with the test.
 func (d *Daemon) Rootfs(tb testing.TB, namespace, ref string) string {
 	tb.Helper()
+	return d.RootfsOf(tb, "", namespace, ref)
+}
+
+// RootfsOf is [Daemon.Rootfs] of what a snapshotter has; "" is containerd's default.
+func (d *Daemon) RootfsOf(tb testing.TB, snapshotter, namespace, ref string) string {
+	tb.Helper()
 	ctx := namespaces.WithNamespace(tb.Context(), namespace)
 	img, err := d.client.GetImage(ctx, ref)
 	if err != nil {
@@ -200,7 +206,7 @@ func (d *Daemon) Rootfs(tb testing.TB, namespace, ref string) string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	snapshots := d.client.SnapshotService("")
+	snapshots := d.client.SnapshotService(snapshotter)
 	key := filepath.Base(dir)
 	// Without the label, garbage collection may take it before it is mounted.
 	mounts, err := snapshots.View(ctx, key, identity.ChainID(diffs).String(), coresnapshots.WithLabels(map[string]string{"containerd.io/gc.root": "test"}))

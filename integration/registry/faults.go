@@ -4,12 +4,16 @@
 package registry
 
 import (
+	"fmt"
 	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Fault answers a request in place of the registry, which is next.
@@ -129,6 +133,37 @@ func Silent(tb testing.TB) string {
 		}
 	}()
 	return l.Addr().String()
+}
+
+// BlackHole returns an address of loopback where connections are neither accepted nor refused, as where a firewall drops what comes:
+// the queue of those that wait to be accepted is full.
+func BlackHole(tb testing.TB) string {
+	tb.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		tb.Fatal(err)
+	}
+	if err := unix.Listen(fd, 0); err != nil {
+		tb.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", name.(*unix.SockaddrInet4).Port)
+	for range 16 {
+		conn, err := net.DialTimeout("tcp", address, 200*time.Millisecond)
+		if err != nil {
+			return address
+		}
+		tb.Cleanup(func() { _ = conn.Close() })
+	}
+	tb.Fatalf("the queue of %s does not fill", address)
+	return ""
 }
 
 func listenTB(tb testing.TB) net.Listener {
