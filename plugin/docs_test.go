@@ -31,7 +31,7 @@ import (
 func TestDocumentation(t *testing.T) {
 	const root = ".."
 	snippets := map[string]string{}
-	for _, page := range []string{"README.md", "plugin/README.md", "loader/README.md", "contrib/provider-image/README.md"} {
+	for _, page := range []string{"README.md", "plugin/README.md", "loader/README.md", "docs/commands.md", "contrib/provider-image/README.md"} {
 		text, err := os.ReadFile(filepath.Join(root, page))
 		if err != nil {
 			t.Fatal(err)
