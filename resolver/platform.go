@@ -47,20 +47,25 @@ func checkPlatform(ctx context.Context, blobs content.Provider, desc ocispec.Des
 		wanted = append(wanted, platforms.FormatAll(u.Platform))
 	}
 	return fmt.Errorf("no match for platform %s in manifest %s (available: %s): %w",
-		strings.Join(wanted, ", "), desc.Digest, cmp.Or(available(index), "none"), errdefs.ErrNotFound)
+		strings.Join(wanted, ", "), desc.Digest, cmp.Or(Available(index), "none"), errdefs.ErrNotFound)
 }
 
-// available lists the platforms of an index, "" if it has none. Those of attestations are not known, and are left out.
-func available(index ocispec.Index) string {
+// Available lists the platforms of an index, "" if it names none. Those of attestations are not known, and are left out; no more than
+// 20 are named.
+func Available(index ocispec.Index) string {
 	var names []string
 	for _, m := range index.Manifests {
+		if m.Platform == nil || m.Platform.OS == "unknown" {
+			continue
+		}
 		name := platforms.FormatAll(*m.Platform)
-		if _, err := platforms.Parse(name); err == nil && m.Platform.OS != "unknown" && !slices.Contains(names, name) {
-			names = append(names, name)
+		if _, err := platforms.Parse(name); err != nil || slices.Contains(names, name) {
+			continue
 		}
 		if len(names) == maxPlatforms {
 			return strings.Join(names, ", ") + " and others"
 		}
+		names = append(names, name)
 	}
 	return strings.Join(names, ", ")
 }

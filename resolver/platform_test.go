@@ -49,6 +49,7 @@ func TestNoPlatform(t *testing.T) {
 	}{
 		{"others", asCRI, index("linux/s390x", "windows/amd64", "linux/s390x", "unknown/unknown"), "(available: linux/s390x, windows/amd64)"},
 		{"none", asCRI, index(), "(available: none)"},
+		{"as many as are named", asCRI, index(many[:20]...), "linux/other19)"},
 		{"many", asCRI, index(many...), "linux/other19 and others)"},
 		{"its own", asCRI, index("linux/s390x", own), ""},
 		{"one that is not known", asCRI, index("linux/s390x", ""), ""},

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -148,20 +147,9 @@ func (m *Mirror) choose(index ocispec.Index) (ocispec.Descriptor, error) {
 		}
 	}
 	if best == nil {
-		return ocispec.Descriptor{}, platformError{available(index), m.wanted}
+		return ocispec.Descriptor{}, platformError{cmp.Or(resolver.Available(index), "no platform"), m.wanted}
 	}
 	return *best, nil
-}
-
-// available lists the platforms of an index. Attestations have none.
-func available(index ocispec.Index) string {
-	var has []string
-	for _, desc := range index.Manifests {
-		if desc.Platform != nil && desc.Platform.OS != "unknown" {
-			has = append(has, platforms.Format(*desc.Platform))
-		}
-	}
-	return cmp.Or(strings.Join(has, ", "), "no platform")
 }
 
 // checkPlatform reads the configuration of an image that no index names the platform of: it alone says what the image is for.
