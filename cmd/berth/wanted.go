@@ -6,6 +6,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -59,30 +60,52 @@ func wantedImages(cmd *cli.Command) ([]string, error) {
 		return onceEach(refs), nil
 	}
 	found, err := workload.Read(files, cmd.Root().Reader)
-	if err != nil {
-		return nil, err
-	}
-	for _, path := range found.LeftAlone {
-		if !isQuiet(cmd) {
-			fmt.Fprintf(cmd.Root().ErrWriter, "note: %s is left alone: of a directory .yaml, .yml, .json and .txt are read\n", path)
-		}
-	}
 	for _, image := range found.Images {
 		refs = append(refs, image.Ref)
 	}
-	return onceEach(refs), nil
+	refs = onceEach(refs)
+	if !isQuiet(cmd) {
+		noteUnread(cmd.Root().ErrWriter, found, refs)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return refs, nil
 }
 
-// onceEach removes references to what one before leads to. One that does not parse leads to itself.
+// noteUnread says what may name images, other than refs, and was not gone by.
+func noteUnread(w io.Writer, found workload.Found, refs []string) {
+	for _, path := range found.LeftAlone {
+		fmt.Fprintf(w, "note: %s is left alone: of a directory .yaml, .yml, .json and .txt are read\n", path)
+	}
+	known := map[string]bool{}
+	for _, ref := range refs {
+		known[leadsTo(ref)] = true
+	}
+	for _, image := range found.Elsewhere {
+		if name := image.Named.String(); !known[name] {
+			known[name] = true
+			fmt.Fprintf(w, "note: %s: image %s is left alone: it is in no container; name it too if a node pulls it\n", image.Places[0], image.Ref)
+		}
+	}
+}
+
+// onceEach removes references to what one before leads to.
 func onceEach(refs []string) []string {
 	seen := map[string]bool{}
 	return slices.DeleteFunc(refs, func(ref string) bool {
-		name := ref
-		if named, err := resolver.ParseNamed(ref); err == nil {
-			name = named.String()
-		}
+		name := leadsTo(ref)
 		again := seen[name]
 		seen[name] = true
 		return again
 	})
+}
+
+// leadsTo tells one image from another. A reference that does not parse leads to itself.
+func leadsTo(ref string) string {
+	named, err := resolver.ParseNamed(ref)
+	if err != nil {
+		return ref
+	}
+	return named.String()
 }

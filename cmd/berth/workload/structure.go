@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/berth-edge/berth/resolver"
 )
 
 // structure finds the images of one document. Each node is looked at once for what it is and once for each field that is asked of it,
@@ -52,6 +54,8 @@ func (s *structure) walk(n *yaml.Node) {
 			s.each(value, s.container)
 		case "volumes":
 			s.each(value, s.volume)
+		case "image":
+			s.elsewhere(n, value)
 		}
 		s.walk(value)
 	}
@@ -84,6 +88,17 @@ func (s *structure) volume(n *yaml.Node) {
 		if ref := s.field(image, "reference"); ref != nil {
 			s.reference(ref)
 		}
+	}
+}
+
+// elsewhere notes an image of a mapping that is no container, such as the spec of an operator's resource. A word alone may be anything.
+func (s *structure) elsewhere(of, image *yaml.Node) {
+	ref := text(image)
+	if s.read[question{of, "container"}] || !strings.ContainsAny(ref, "/:") || noReference(ref) != "" {
+		return
+	}
+	if named, err := resolver.ParseNamed(ref); err == nil {
+		s.reader.found.Elsewhere = append(s.reader.found.Elsewhere, Image{ref, named, []Place{{s.name, image.Line}}})
 	}
 }
 

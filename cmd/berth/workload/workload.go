@@ -8,7 +8,8 @@
 // of each element, and wherever volumes is, the image.reference of each. The output of `kubeadm config images list` in any of its
 // formats is understood, and plain lists: a reference on each line, in quotes or not, with empty lines and comments after #.
 //
-// What is not found: images in fields of other names, and in text inside of text, such as a manifest in a ConfigMap.
+// What is not found: images in fields of other names, and in text inside of text, such as a manifest in a ConfigMap. A field named
+// image anywhere else is noted ([Found.Elsewhere]): only the operator of that kind knows what it is for.
 //
 // Nothing is passed over without a word. What cannot be read or understood is a mistake with file and line, and so are a template
 // that was not rendered, and input without any image.
@@ -60,6 +61,8 @@ type Found struct {
 	Images []Image
 	// LeftAlone are the files of directories that were not read, since their names do not say that they hold images.
 	LeftAlone []string
+	// Elsewhere are what may be images in fields of that name that are not in a container, one for each place.
+	Elsewhere []Image
 }
 
 // Read finds the images of files and directories, in the order given. [Stdin], once, stands for stdin. A file that is named is

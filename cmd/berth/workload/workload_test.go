@@ -14,6 +14,31 @@ import (
 	"github.com/berth-edge/berth/cmd/berth/workload"
 )
 
+// TestElsewhere notes images that are in no container, and nothing else that is named so.
+func TestElsewhere(t *testing.T) {
+	const in = `kind: Prometheus
+spec:
+  image: quay.io/prometheus/prometheus:v3
+  containers:
+  - {name: sidecar, image: quay.io/side/car:1}
+  volumes:
+  - rbd: {image: disk}
+---
+kind: CustomResourceDefinition
+spec: {schema: {properties: {image: {type: string, example: quay.io/a:1}}}}
+---
+kind: ClusterServiceVersion
+spec: {relatedImages: [{name: a, image: nginx:1}], icon: {image: logo}, other: {image: "https://example.com/logo.png"}}
+`
+	found, err := workload.Read([]string{workload.Stdin}, strings.NewReader(in))
+	if got, want := printed(found), "quay.io/side/car:1 5\n"; err != nil || got != want {
+		t.Errorf("got %s, %v, want %s", got, err, want)
+	}
+	if got, want := printed(workload.Found{Images: found.Elsewhere}), "quay.io/prometheus/prometheus:v3 3\nnginx:1 13\n"; got != want {
+		t.Errorf("got elsewhere %s, want %s", got, want)
+	}
+}
+
 // printed is what was found, an image with its lines on a line.
 func printed(found workload.Found) string {
 	var b strings.Builder
