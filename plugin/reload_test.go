@@ -305,6 +305,7 @@ func TestWatchRoots(t *testing.T) {
 	defer watcher.Wait()
 	defer stop()
 	before := r.State().Loaded.Roots
+	before.Pool()
 	writeFile(t, file, registrytest.NewAuthority(t).PEM+"# another\n")
 	for begin := time.Now(); r.State().Loaded.Roots == before; time.Sleep(20 * time.Millisecond) {
 		if time.Since(begin) > 3*lookEvery {

@@ -93,8 +93,11 @@ func LoadFile(path string) (Loaded, error) {
 func (l *loader) roots(before Loaded) {
 	in := &l.loaded.Inputs
 	paths := endpoint.SystemRootPaths(os.Getenv)
-	in.folders = seeFolders(paths.Dirs)
-	changed := before.Roots == nil || before.Inputs.folders == nil || in.folders.were != before.Inputs.folders.were
+	changed := before.Roots == nil
+	if !changed {
+		before.Roots.Look()
+		changed = before.Roots.Changed()
+	}
 	for _, path := range append(paths.Files, paths.Dirs...) {
 		in.see(path)
 		changed = changed || in.files[path] != before.Inputs.files[path]
@@ -102,6 +105,7 @@ func (l *loader) roots(before Loaded) {
 	if l.loaded.Roots = before.Roots; changed {
 		l.loaded.Roots = endpoint.NewRoots(paths)
 	}
+	in.roots = l.loaded.Roots
 }
 
 // loader collects registries and rules from every place.

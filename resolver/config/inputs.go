@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-edge/berth/resolver/endpoint"
 	"github.com/berth-edge/berth/resolver/permission"
 )
 
@@ -27,8 +28,8 @@ type Inputs struct {
 	unsafe map[string]string
 	// unfinished are the files of config_path that were open for writing, and so were not gone by.
 	unfinished map[string]bool
-	// folders are where the system's certificates are, nil where they are not asked for.
-	folders *folders
+	// roots are the system's certificates, nil where they are not asked for.
+	roots *endpoint.Roots
 }
 
 // identity tells one state of a file from another. Links are followed.
@@ -114,7 +115,15 @@ func (in Inputs) Changed() bool {
 			return true
 		}
 	}
-	return in.folders != nil && in.folders.changed.Load()
+	return in.roots != nil && in.roots.Changed()
+}
+
+// Look looks at each file of the directories that the system's certificates are in, which [Inputs.Changed] does not: from then on
+// that reports them too.
+func (in Inputs) Look() {
+	if in.roots != nil {
+		in.roots.Look()
+	}
 }
 
 // changed returns the files that are others than they were, those that are gone and new ones included.

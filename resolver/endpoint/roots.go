@@ -5,11 +5,16 @@ package endpoint
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"crypto/x509"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 )
 
 // RootPaths are where a system keeps the certificates that it trusts.
@@ -46,9 +51,12 @@ func SystemRootPaths(getenv func(string) string) RootPaths {
 // Roots are the system's certificates as they are when they are first needed. Go reads them once in the life of a process,
 // so that a changed set wants new Roots. They are safe for concurrent use; nil is what Go has.
 type Roots struct {
-	paths RootPaths
-	once  sync.Once
-	pool  *x509.CertPool
+	paths   RootPaths
+	once    sync.Once
+	pool    *x509.CertPool
+	were    [sha256.Size]byte // the files of Dirs when they were read
+	isRead  atomic.Bool
+	changed atomic.Bool
 }
 
 // NewRoots returns the certificates at paths. Nothing is read yet: a daemon that does not pull need not hold them.
@@ -59,8 +67,7 @@ func (r *Roots) with(added []*x509.Certificate) *x509.CertPool {
 	var pool *x509.CertPool
 	switch {
 	case r != nil:
-		r.once.Do(r.read)
-		pool = r.pool
+		pool = r.Pool()
 	case len(added) == 0:
 		return nil
 	default:
@@ -78,8 +85,27 @@ func (r *Roots) with(added []*x509.Certificate) *x509.CertPool {
 	return pool
 }
 
+// Pool returns the certificates, and reads them the first time. It may be empty.
+func (r *Roots) Pool() *x509.CertPool {
+	r.once.Do(r.read)
+	return r.pool
+}
+
+// Look looks at every file of Dirs, unless none was read yet, for [Roots.Changed] to say whether one is another since. A directory
+// does not say that a file in it is written in place, or where a link in it leads; hundreds of files are too many for every pull.
+func (r *Roots) Look() {
+	if r.isRead.Load() && r.paths.filesOfDirs() != r.were {
+		r.changed.Store(true)
+	}
+}
+
+// Changed reports whether [Roots.Look] saw a change.
+func (r *Roots) Changed() bool { return r.changed.Load() }
+
 // read fills the pool. Like Go it takes what it finds, and leaves out what is no certificate.
 func (r *Roots) read() {
+	defer r.isRead.Store(true)
+	r.were = r.paths.filesOfDirs()
 	r.pool = x509.NewCertPool()
 	for _, file := range r.paths.Files {
 		if text, err := os.ReadFile(file); err == nil {
@@ -95,4 +121,19 @@ func (r *Roots) read() {
 			}
 		}
 	}
+}
+
+// filesOfDirs tells one state of all files of Dirs from another. Links are followed.
+func (p RootPaths) filesOfDirs() (sum [sha256.Size]byte) {
+	h := sha256.New()
+	for _, dir := range p.Dirs {
+		entries, _ := os.ReadDir(dir)
+		for _, entry := range entries {
+			path := filepath.Join(dir, entry.Name())
+			var s unix.Stat_t
+			err := unix.Stat(path, &s)
+			fmt.Fprintf(h, "%q %v %d %d %d %v %v\n", path, err, s.Dev, s.Ino, s.Size, s.Mtim, s.Ctim)
+		}
+	}
+	return [sha256.Size]byte(h.Sum(nil))
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // SEC-25, T9: among the system's certificates a file that is written in place is seen, as is one elsewhere that a link leads to,
-// and neither is a file that is as it was.
+// and neither is a file that is as it was. None of them is looked at before they are needed.
 func TestRootsWrittenInPlace(t *testing.T) {
 	certs, elsewhere := t.TempDir(), t.TempDir()
 	inPlace, linked := filepath.Join(certs, "a.pem"), filepath.Join(elsewhere, "b.pem")
@@ -38,6 +38,13 @@ func TestRootsWrittenInPlace(t *testing.T) {
 		}
 		return after
 	}
+	if err := os.WriteFile(inPlace, []byte("# old, not read\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if before.Inputs.Look(); before.Inputs.Changed() || reload().Roots != before.Roots {
+		t.Error("got a change of what was not read")
+	}
+	before.Roots.Pool()
 	if before.Inputs.Look(); before.Inputs.Changed() || reload().Roots != before.Roots {
 		t.Error("got a change where there is none")
 	}
@@ -52,6 +59,7 @@ func TestRootsWrittenInPlace(t *testing.T) {
 		if after.Roots == before.Roots {
 			t.Errorf("got the certificates of before after a change of %s", file)
 		}
+		after.Roots.Pool()
 		if after.Inputs.Look(); after.Inputs.Changed() {
 			t.Error("got a change that was read")
 		}
