@@ -134,7 +134,7 @@ func prepared(cmd *cli.Command) *cli.Command {
 	}
 	action := cmd.Action
 	cmd.Action = func(ctx context.Context, cmd *cli.Command) error {
-		err := action(ctx, cmd)
+		err := action(warning(ctx, cmd), cmd)
 		var usage usageError
 		if errors.As(err, &usage) {
 			return misuse{usage, cmd.FullName()}

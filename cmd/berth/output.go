@@ -4,11 +4,14 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
 
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v3"
 )
 
@@ -32,6 +35,30 @@ func quietFlag() cli.Flag {
 }
 
 func isQuiet(cmd *cli.Command) bool { return cmd.Bool("quiet") }
+
+// warning returns a context whose log is what cmd prints on standard error: what the daemon would log, such as that others can
+// read a password, is a warning of the command as any other.
+func warning(ctx context.Context, cmd *cli.Command) context.Context {
+	l := logrus.New()
+	l.SetOutput(cmd.Root().ErrWriter)
+	l.SetFormatter(lines{})
+	l.SetLevel(logrus.WarnLevel)
+	if isQuiet(cmd) && cmd.String("output") != "json" {
+		l.SetOutput(io.Discard)
+	}
+	return log.WithLogger(ctx, logrus.NewEntry(l))
+}
+
+// lines formats an entry of a log as berth says it. Fields but the error are those of one request of many.
+type lines struct{}
+
+func (lines) Format(e *logrus.Entry) ([]byte, error) {
+	line := e.Level.String() + ": " + e.Message
+	if err, ok := e.Data[logrus.ErrorKey]; ok {
+		line = fmt.Sprintf("%s: %v", line, err)
+	}
+	return []byte(line + "\n"), nil
+}
 
 // examples are the end of a command's description.
 func examples(lines ...string) string {
