@@ -122,7 +122,7 @@ func printOrigins(w io.Writer, origins []origin, namespace string, quiet bool) {
 		fmt.Fprintf(w, "  digest %s\n", o.Digest)
 		if o.Source == "" {
 			fmt.Fprintf(w, "  %s\n", map[string]string{
-				fromBundle: "loaded from bundle " + o.Bundle, fromUnknown: "not pulled or loaded by Berth: nothing was noted on it",
+				fromBundle: "loaded from bundle " + o.Bundle, fromUnknown: "nothing is noted on it: not pulled or loaded by Berth, or unpinned since",
 			}[o.From])
 			if o.LoadedAt != "" {
 				fmt.Fprintf(w, "  at %s\n", o.LoadedAt)
