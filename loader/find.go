@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -55,7 +56,7 @@ func find(paths []string) (files []string, refused []refusal) {
 		case !info.IsDir() || isLayout(path):
 			add(path)
 		default:
-			findIn(path, add, refuse)
+			findIn(path, paths, add, refuse)
 		}
 	}
 	return files, refused
@@ -70,8 +71,9 @@ func refusalOf(path string) (refusal, bool) {
 	return refusal{path, refused[0].err}, true
 }
 
-// findIn finds the bundles that lie in a directory. Hidden files, and those that a copy in progress is called by, are none.
-func findIn(dir string, add func(string), refuse func(string, error)) {
+// findIn finds the bundles that lie in a directory, one of paths. Hidden files, and those that a copy in progress is called by,
+// are none. A directory in it is not gone into; one with archives, which is none of paths, is refused rather than passed over.
+func findIn(dir string, paths []string, add func(string), refuse func(string, error)) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		refuse(dir, fmt.Errorf("find bundles: %w", err))
@@ -91,6 +93,9 @@ func findIn(dir string, add func(string), refuse func(string, error)) {
 		}
 		switch {
 		case err == nil && info.IsDir() && !isLayout(at):
+			if holdsArchives(at) && !slices.ContainsFunc(paths, func(p string) bool { return isSame(p, info) }) {
+				refuse(path, fmt.Errorf("find bundles: %s lies in a folder of bundles, and is not gone into; name it in paths", path))
+			}
 			continue // no bundle
 		case !utf8.ValidString(path + at): // nor can a label name it, nor an answer
 			refuse(strings.Trim(strconv.Quote(path), `"`), fmt.Errorf("refusing bundle %q: its name is not UTF-8; rename it", cmp.Or(at, path)))
@@ -105,6 +110,21 @@ func findIn(dir string, add func(string), refuse func(string, error)) {
 		}
 		add(at)
 	}
+}
+
+// holdsArchives reports whether a directory has files that are called as archives are. Their content is not looked at: whatever
+// else a directory is there for, such as lost+found, is nobody's fault.
+func holdsArchives(dir string) bool {
+	entries, _ := os.ReadDir(dir) // what cannot be read holds nothing for us
+	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
+		name := strings.TrimSuffix(strings.TrimSuffix(e.Name(), ".gz"), ".zst")
+		return !e.IsDir() && !strings.HasPrefix(name, ".") && (strings.HasSuffix(name, ".tar") || strings.HasSuffix(name, ".tgz"))
+	})
+}
+
+func isSame(path string, info fs.FileInfo) bool {
+	there, err := os.Stat(path)
+	return err == nil && os.SameFile(there, info)
 }
 
 // isLayout reports whether a directory is a bundle by itself. A folder of bundles may hold a layout of that very name.

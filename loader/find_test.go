@@ -58,3 +58,26 @@ func TestFindLayouts(t *testing.T) {
 		}
 	}
 }
+
+// TestFindFolders has folders in a folder of bundles: one with archives is refused in words, unless it is a path itself, and what is
+// no bundle's is passed over.
+func TestFindFolders(t *testing.T) {
+	folder := t.TempDir()
+	for _, file := range []string{"a.tar", "more/b.tar.zst", "lost+found/#12", "notes/readme.md"} {
+		path := filepath.Join(folder, file)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	more := filepath.Join(folder, "more")
+	files, refused := find([]string{folder})
+	if len(files) != 1 || len(refused) != 1 || refused[0].path != more || !strings.Contains(refused[0].err.Error(), more+" lies in a folder of bundles, and is not gone into; name it in paths") {
+		t.Errorf("got %q, and %v refused; want a.tar, and %s refused", files, refused, more)
+	}
+	if files, refused = find([]string{folder, more}); len(files) != 2 || len(refused) != 0 {
+		t.Errorf("got %q, and %v refused; want both archives", files, refused)
+	}
+}
