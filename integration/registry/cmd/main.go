@@ -30,15 +30,20 @@ func main() {
 	flag.BoolVar(&opts.Plain, "plain", false, "HTTP without TLS")
 	flag.DurationVar(&opts.Delay, "delay", 0, "added to every round trip")
 	names := flag.String("names", "", "`names` and addresses in the certificate besides the loopback ones, with commas")
-	ca := flag.String("ca", "ca.pem", "`file` to write the authority's certificate to")
-	user := flag.String("user", "", "the one `user` who may pull and push (default anybody may)")
+	ca := flag.String("ca", "ca.pem", "`file` to write the authority's certificate to, another at each start")
+	user := flag.String("user", "", "the one `user` who may pull and push, with the password of the environment's REGISTRY_PASSWORD (default anybody may)")
 	flag.Parse()
 	logrus.SetLevel(logrus.WarnLevel) // distribution's
 	if *names != "" {
 		opts.Names = strings.Split(*names, ",")
 	}
 	if *user != "" {
-		opts.Users = map[string]string{*user: os.Getenv("REGISTRY_PASSWORD")}
+		password := os.Getenv("REGISTRY_PASSWORD")
+		if password == "" {
+			fmt.Fprintln(os.Stderr, "registry: -user wants a password in REGISTRY_PASSWORD")
+			os.Exit(2)
+		}
+		opts.Users = map[string]string{*user: password}
 	}
 	if err := run(opts, *ca); err != nil {
 		fmt.Fprintln(os.Stderr, "registry:", err)
