@@ -17,6 +17,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/berth-edge/berth/cmd/berth/workload"
+	"github.com/berth-edge/berth/plugin"
 )
 
 func main() { os.Exit(run(context.Background(), os.Args, os.Stdout, os.Stderr)) }
@@ -96,7 +97,7 @@ func app(stdout, stderr io.Writer) *cli.Command {
 		Description:                     "Exit status: 0 good, 1 a fault was found, 2 wrong usage. berth COMMAND --help has examples of each.",
 		Writer:                          stdout,
 		ErrWriter:                       stderr,
-		HideVersion:                     true,
+		Version:                         plugin.Version,
 		EnableShellCompletion:           true,
 		ConfigureShellCompletionCommand: func(cmd *cli.Command) { cmd.Hidden = false },
 		Flags:                           []cli.Flag{quietFlag()},
