@@ -193,7 +193,7 @@ func mayPass(err error) bool {
 	case Missing, Unauthorized, WrongPlatform, Certificate, NoCredential:
 		return false
 	}
-	for _, lasting := range []error{errChangesDigest, errElsewhere, errdefs.ErrFailedPrecondition, errdefs.ErrInvalidArgument, content.ErrMismatchedDigest} {
+	for _, lasting := range []error{errChangesDigest, errElsewhere, errStoredOtherwise, errdefs.ErrFailedPrecondition, errdefs.ErrInvalidArgument, content.ErrMismatchedDigest} {
 		if errors.Is(err, lasting) {
 			return false
 		}
@@ -212,6 +212,7 @@ type transfer struct {
 	domain        string // of dst's registry
 	sent, mounted atomic.Int64
 	copied        atomic.Int64 // blobs and manifests that are there now and were not before
+	missed        bool         // the image was not there, and was sent at least in part
 
 	mu   sync.Mutex
 	mine map[blob]bool // blobs that this one said it would send
@@ -225,13 +226,17 @@ func (t *transfer) run(ctx context.Context, c *Copied) error {
 	desc, err := t.dst.Resolve(ctx, name)
 	switch {
 	case err == nil:
-		c.Present, c.Descriptor = t.sent.Load() == 0, desc
+		c.Present, c.Descriptor = !t.missed, desc
 		if err := t.checkPresent(ctx, desc); err != nil {
 			return fmt.Errorf("%s is there: %w", t.target, plainly(err))
+		}
+		if err := t.checkSent(ctx, desc); err != nil {
+			return fmt.Errorf("copy %s to %s: %w", t.named, t.target, err)
 		}
 	case causeOf(err) != Missing:
 		return fmt.Errorf("look for %s: %w", t.target, plainly(err))
 	default:
+		t.missed = true
 		if c.Descriptor, err = t.image(ctx, name); err != nil {
 			return err
 		}
@@ -259,6 +264,23 @@ func (t *transfer) checkPresent(ctx context.Context, desc ocispec.Descriptor) er
 		return nil
 	}
 	_, err := t.m.only(ctx, t.dst, desc)
+	return err
+}
+
+var errStoredOtherwise = errors.New("a registry that changes manifests keeps no digest")
+
+// checkSent returns an error if what is there is not what was sent before: the registry stored something else.
+func (t *transfer) checkSent(ctx context.Context, there ocispec.Descriptor) error {
+	if !t.missed {
+		return nil
+	}
+	sent, err := t.root(ctx)
+	if err == nil && t.opts.OnePlatform {
+		sent, err = t.m.only(ctx, t.src, sent)
+	}
+	if err == nil && sent.Digest != there.Digest {
+		err = fmt.Errorf("it was sent %s and has %s in its place: %w", sent.Digest, there.Digest, errStoredOtherwise)
+	}
 	return err
 }
 
