@@ -232,6 +232,27 @@ func TestCopyThroughFaults(t *testing.T) {
 	}
 }
 
+// TestCopyTokenEnds copies into a registry that takes the first token no more once a blob comes with it: the blob goes with the next.
+func TestCopyTokenEnds(t *testing.T) {
+	var ended atomic.Value
+	tokens := &registry.Tokens{Users: map[string]registry.User{"ann": {Password: "s3cret", Scopes: []string{"repository:cluster/*:pull", "repository:cluster/*:push"}}}}
+	own := registry.Start(t, registry.Options{Tokens: tokens, Middleware: registry.On("PUT", "/v2/*/blobs/uploads/*", -1, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		token := r.Header.Get("Authorization")
+		ended.CompareAndSwap(nil, token)
+		if token == ended.Load() {
+			r.Header.Del("Authorization")
+		}
+		next.ServeHTTP(w, r)
+	})})
+	public := registry.Start(t, registry.Options{})
+	image.Small("linux/amd64", 3).Push(t, public, "team/app:1")
+	config := t.TempDir() + "/berth.toml"
+	write(t, config, entry(t, public, "")+entry(t, own, "cluster", login("ann", "s3cret"))+rule(public.Host(), own.Host()+"/cluster/mirror"))
+	if out, problems, code := berth(t, "copy", "--config", config, public.Host()+"/team/app:1"); code != 0 {
+		t.Errorf("got %d\n%s%s", code, out, problems)
+	}
+}
+
 // TestLostConnections looks for an image, and bundles it, where connections are lost before a manifest comes.
 func TestLostConnections(t *testing.T) {
 	lost := func(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) }

@@ -175,7 +175,7 @@ func (c *client) sendBy(ctx context.Context, host *docker.RegistryHost, req *htt
 		if err != nil {
 			return nil, err
 		}
-		if resp.StatusCode != http.StatusUnauthorized || req.Body != nil && req.GetBody == nil {
+		if resp.StatusCode != http.StatusUnauthorized {
 			resp.Request = attempt
 			if err := stay(resp); err != nil {
 				drain(resp)
@@ -184,9 +184,11 @@ func (c *client) sendBy(ctx context.Context, host *docker.RegistryHost, req *htt
 			return resp, nil
 		}
 		refused = append(refused, resp)
-		if err := host.Authorizer.AddResponses(ctx, refused); errdefs.IsNotImplemented(err) {
+		err = host.Authorizer.AddResponses(ctx, refused)
+		if errdefs.IsNotImplemented(err) || req.Body != nil && req.GetBody == nil { // which can be sent once: see mayPass
 			return resp, nil // what it says is the error
-		} else if err != nil {
+		}
+		if err != nil {
 			drain(resp)
 			return nil, err
 		}

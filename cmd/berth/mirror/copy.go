@@ -187,7 +187,13 @@ func (t *transfer) copy(ctx context.Context, c *Copied) {
 func mayPass(err error) bool {
 	var response *errcode.ErrorResponse
 	if errors.As(err, &response) {
-		return response.StatusCode >= http.StatusInternalServerError || response.StatusCode == http.StatusTooManyRequests
+		switch response.StatusCode {
+		case http.StatusRequestTimeout, http.StatusTooManyRequests:
+			return true
+		case http.StatusUnauthorized: // the upload was begun with a token that ended before the blob was sent
+			return response.Method == http.MethodPut
+		}
+		return response.StatusCode >= http.StatusInternalServerError
 	}
 	switch causeOf(err) {
 	case Missing, Unauthorized, WrongPlatform, Certificate, NoCredential:
