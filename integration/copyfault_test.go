@@ -296,6 +296,11 @@ func TestCopyFaults(t *testing.T) {
 			w.WriteHeader(http.StatusInternalServerError)
 			_, _ = w.Write([]byte(`{"errors":[{"code":"UNKNOWN","message":"write /data: no space left on device"}]}`))
 		}), "response status code 500: unknown: write /data: no space left on device"},
+		{"over its quota", registry.On("PUT", "/v2/*/blobs/uploads/*", -1, func(w http.ResponseWriter, r *http.Request, _ http.Handler) { // as Harbor says it
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = w.Write([]byte(`{"errors":[{"code":"DENIED","message":"adding 1.0 MiB of storage resource, which when updated to current usage of 9.9 GiB will exceed the configured upper limit of 10.0 GiB."}]}`))
+		}), "response status code 403: denied: adding 1.0 MiB of storage resource, "},
 		{"read-only", registry.On("POST", "/v2/*/blobs/uploads/", -1, func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusMethodNotAllowed)
@@ -317,7 +322,7 @@ func TestCopyFaults(t *testing.T) {
 			if code != 1 || strings.Count(out, tt.want) != len(p.refs) || !strings.Contains(out, "0 copied, 0 present, 0 skipped, 6 failed; ") {
 				t.Errorf("got %d\n%s\nwant %q for each", code, out, tt.want)
 			}
-			for _, secret := range []string{"s3cret", "_state=", "failed to"} { // of an upload, which the registry signs; and no secret
+			for _, secret := range []string{"s3cret", "_state=", "failed to", "no right"} { // of an upload, which the registry signs; no secret, and no wrong cause
 				if strings.Contains(out, secret) {
 					t.Errorf("got %q in\n%s", secret, out)
 				}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -91,6 +92,9 @@ type unauthorizedError struct {
 
 func (u unauthorizedError) Unwrap() error { return u.error }
 
+// overQuota is what registries say, with the status of a right that is missing, when there is no room for more.
+var overQuota = regexp.MustCompile(`(?i)\bquota\b|\bexceed`)
+
 // missingRight says which right a registry found to be missing when it refused a request, in words that go before the error; "" if
 // it did not.
 func missingRight(err error) string {
@@ -105,6 +109,9 @@ func missingRight(err error) string {
 	case causeOf(err) != Unauthorized:
 		return ""
 	case errors.As(err, &response):
+		if overQuota.MatchString(response.Error()) {
+			return ""
+		}
 		method, address = response.Method, response.URL
 	case errors.As(err, &sent):
 		method = strings.ToUpper(sent.Op)
