@@ -6,6 +6,7 @@ package workload
 import (
 	"bytes"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -14,9 +15,8 @@ import (
 // start of a document, or as JSON does. The colon of a reference has no space after it.
 func isList(text []byte) bool {
 	for line := range bytes.Lines(text) {
-		line, _, _ := strings.Cut(string(line), " #")
-		line = strings.TrimSpace(line)
-		if line == "" || strings.HasPrefix(line, "#") {
+		line := withoutComment(string(line))
+		if line == "" {
 			continue
 		}
 		return !strings.HasPrefix(line, "---") && !strings.ContainsAny(line[:1], `%{['-`) &&
@@ -49,8 +49,14 @@ func (r *reader) list(name string, text []byte) (errs []error) {
 	return errs
 }
 
-// withoutComment returns a line without what follows a # that begins it or has space before it.
+// logged begins a line of the log of Kubernetes' programs: kubeadm warns so beside its list if it does not find out the newest version.
+var logged = regexp.MustCompile(`^[IWEF][0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2}\.`)
+
+// withoutComment returns a line without what follows a # that begins it or has space before it. A line of a log is a comment.
 func withoutComment(line string) string {
+	if logged.MatchString(line) {
+		return ""
+	}
 	for i := range len(line) {
 		if line[i] == '#' && (i == 0 || line[i-1] == ' ' || line[i-1] == '\t') {
 			line = line[:i]

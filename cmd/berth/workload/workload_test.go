@@ -85,6 +85,8 @@ spec:
 		{"JSON on one line", `{"kind":"Pod","spec":{"containers":[{"image":"a:1"}]}}`, "a:1 1\n"},
 		{"Helm", "---\n# Source: app/templates/pod.yaml\nkind: Pod\nspec:\n  containers:\n    - image: \"a:1\"\n---\n# Source: app/templates/cm.yaml\nkind: ConfigMap\ndata:\n  alert: '{{ $labels.pod }}'\n", "a:1 6\n"},
 		{"kubeadm", "registry.k8s.io/kube-apiserver:v1.34.0\nregistry.k8s.io/pause:3.10\n", "registry.k8s.io/kube-apiserver:v1.34.0 1\nregistry.k8s.io/pause:3.10 2\n"},
+		{"kubeadm, with its warnings", "W1122 05:18:45.123456   12345 version.go:109] could not fetch a Kubernetes version from the internet: unable to get URL\n" +
+			"W1122 05:18:45.123460   12345 version.go:110] falling back to the local client version: v1.34.0\nregistry.k8s.io/pause:3.10\n", "registry.k8s.io/pause:3.10 3\n"},
 		{"kubeadm, YAML", "apiVersion: output.kubeadm.k8s.io/v1alpha3\nimages:\n- a:1\n- b:1\nkind: Images\n", "a:1 3\nb:1 4\n"},
 		{"kubeadm, JSON", "{\n    \"kind\": \"Images\",\n    \"apiVersion\": \"output.kubeadm.k8s.io/v1alpha3\",\n    \"images\": [\n        \"a:1\",\n        \"b:1\"\n    ]\n}\n", "a:1 5\nb:1 6\n"},
 
