@@ -37,8 +37,12 @@ type misuse struct {
 func (m misuse) Unwrap() error { return m.usageError }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := app(stdout, stderr)
+	out := &written{Writer: stdout}
+	root := app(out, stderr)
 	err := root.Run(ctx, dashesLast(root, args))
+	if out.err != nil && (err == nil || errors.Is(err, errFault)) {
+		err = out.err
+	}
 	var usage misuse
 	switch {
 	case err == nil:

@@ -25,6 +25,9 @@ type progress struct {
 // newBars returns what draws bars, nil where there is no terminal, if hidden is set, or where the environment asks for a
 // terminal without extras (https://no-color.org).
 func newBars(w io.Writer, hidden bool) *mpb.Progress {
+	if out, ok := w.(*written); ok {
+		w = out.Writer
+	}
 	f, ok := w.(*os.File)
 	if hidden || !ok || os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" || !term.IsTerminal(int(f.Fd())) {
 		return nil
