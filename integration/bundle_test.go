@@ -212,24 +212,48 @@ func TestAbsentPlatform(t *testing.T) {
 	}
 }
 
-// TestBundleResumed reads a layer whose connection is lost half-way: what was read is not read again.
+// TestBundleResumed reads a layer whose connection is lost half-way: what was read is not read again, unless the registry has no parts
+// of a blob to give.
 func TestBundleResumed(t *testing.T) {
 	const size, part = 6_000_000, 2_000_000
 	img := image.New(image.Config{Layers: []image.Layer{image.NewLayer(image.Random("file", 77, size))}})
 	layer := "/v2/*/blobs/" + img.Layers[0].Digest.String()
-	p := newProfile(t, 0, registry.Options{Middleware: registry.On("GET", layer, 1, registry.Truncate(part))})
-	img.Push(t, p.own, "cluster/mirror/app:1")
-	path := t.TempDir() + "/app.tar"
-	out, problems, code := berth(t, "bundle", "--out", path, "--config", p.config, p.public.Host()+"/app:1")
-	if code != 0 {
-		t.Fatalf("got %d\n%s%s", code, out, problems)
-	}
-	if out, problems, code := berth(t, "bundle", "--check", path); code != 0 {
-		t.Errorf("check: got %d\n%s%s", code, out, problems)
-	}
-	rest := p.own.Log.Match("GET", layer)[2:] // the second has no range, and is left as soon as it is known that there may be one
-	if len(rest) != 1 || rest[0].Sent < size-part || rest[0].Sent > size-part+100_000 {
-		t.Errorf("got the rest by %v, want %d bytes", rest, size-part)
+	for _, tt := range []struct {
+		name  string
+		fault registry.Fault
+		want  int64 // what is read after the connection is lost
+	}{
+		{"the registry says that it has parts", func(w http.ResponseWriter, r *http.Request, next http.Handler) { next.ServeHTTP(w, r) }, size - part},
+		{"it does not say so", func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			next.ServeHTTP(withoutHeader{w, "Accept-Ranges"}, r)
+		}, size - part},
+		{"it has none", func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			r.Header.Del("Range")
+			next.ServeHTTP(withoutHeader{w, "Accept-Ranges"}, r)
+		}, size},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := newProfile(t, 0, registry.Options{Middleware: registry.Chain(registry.On("GET", layer, -1, tt.fault), registry.On("GET", layer, 1, registry.Truncate(part)))})
+			img.Push(t, p.own, "cluster/mirror/app:1")
+			path := t.TempDir() + "/app.tar"
+			out, problems, code := berth(t, "bundle", "--out", path, "--config", p.config, p.public.Host()+"/app:1")
+			if code != 0 {
+				t.Fatalf("got %d\n%s%s", code, out, problems)
+			}
+			if out, problems, code := berth(t, "bundle", "--check", path); code != 0 {
+				t.Errorf("check: got %d\n%s%s", code, out, problems)
+			}
+			requests := p.own.Log.Match("GET", layer)
+			if len(requests) != 3 { // the second has no range, and is left as soon as it is known that there may be one
+				t.Fatalf("got %d requests, want 3:\n%v", len(requests), requests)
+			}
+			if got := max(requests[1].Sent, requests[2].Sent); tt.want == size && got < size {
+				t.Errorf("got %d bytes by %v, want all %d", got, requests, size)
+			}
+			if got := requests[2].Sent; tt.want < size && (got < tt.want || got > tt.want+100_000) {
+				t.Errorf("got the rest by %v, want %d bytes", requests[2], tt.want)
+			}
+		})
 	}
 }
 

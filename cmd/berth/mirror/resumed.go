@@ -70,9 +70,11 @@ func (r *resumed) again() error {
 	if err != nil {
 		return err
 	}
-	if seeker, ok := body.(io.Seeker); ok {
+	seeker, ok := body.(io.Seeker)
+	if ok {
 		_, err = seeker.Seek(r.at, io.SeekStart)
-	} else {
+	}
+	if !ok || err != nil { // then body is at its beginning
 		_, err = io.CopyN(io.Discard, body, r.at)
 	}
 	if err != nil {
