@@ -55,16 +55,22 @@ func (r *reader) document(name string, top *yaml.Node) []error {
 	s := newStructure(r, name)
 	kind, version := text(s.field(top, "kind")), text(s.field(top, "apiVersion"))
 	switch {
+	case kind == "Kustomization", strings.HasPrefix(version, "kustomize.config.k8s.io/"), kind == "" && isKustomization(name):
+		return []error{fmt.Errorf("%s: is a kustomization, which may change images; give what `kubectl kustomize` prints to -f -", at)}
 	case kind == "":
 		return []error{fmt.Errorf("%s: is no manifest: it has no kind; if it is of a chart, %s", at, renderChart)}
-	case kind == "Kustomization":
-		return []error{fmt.Errorf("%s: is a kustomization, which may change images; give what `kubectl kustomize` prints to -f -", at)}
 	case kind == "Images" && strings.HasPrefix(version, "output.kubeadm.k8s.io/"):
 		s.each(s.field(top, "images"), s.reference)
 	default:
 		s.walk(top)
 	}
 	return s.errs
+}
+
+// isKustomization reports whether kustomize takes a file of that name for its own, which needs no kind then.
+func isKustomization(path string) bool {
+	name := filepath.Base(path)
+	return name == "kustomization.yaml" || name == "kustomization.yml" || name == "Kustomization"
 }
 
 var (

@@ -132,6 +132,7 @@ func TestReadMistakes(t *testing.T) {
 		{"no reference", pod + "a//b\n", `:4: parse reference "a//b": invalid reference format`},
 		{"long", pod + strings.Repeat("a", 2000) + "\n", ":4: is longer than any reference"},
 		{"kustomization", "kind: Kustomization\n", ":1: is a kustomization"},
+		{"component of kustomize", "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nimages: [{name: a, newTag: b}]\n---\n" + pod + "a:1\n", ":1: is a kustomization"},
 		{"no mapping", "- a:1\n", ":1: is no manifest: want a mapping with a kind"},
 		{"no mapping, in a later document", "kind: Pod\n---\na\n", ":3: is no manifest"},
 		{"YAML of the scanner", "kind: Pod\nmetadata:\n  name: a: b\n", ":3: YAML syntax: mapping values are not allowed in this context"},
@@ -209,6 +210,15 @@ func TestReadDirectory(t *testing.T) {
 	}
 	if got, want := strings.Join(found.LeftAlone, " "), "c/README.md link script.sh"; got != want {
 		t.Errorf("got left alone %q, want %q", got, want)
+	}
+	if err := os.WriteFile("kustomization.yaml", []byte("resources: [b.yaml]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := workload.Read([]string{"."}, nil); err == nil || !strings.HasPrefix(err.Error(), "kustomization.yaml:1: is a kustomization") {
+		t.Errorf("got %v, want what kustomize calls its own known without a kind", err)
+	}
+	if err := os.Remove("kustomization.yaml"); err != nil {
+		t.Fatal(err)
 	}
 	if found, err := workload.Read([]string{"link", "c/README.md"}, nil); err == nil || !strings.Contains(err.Error(), "c/README.md:1: want one reference on a line") {
 		t.Errorf("got %s, %v, want README.md to be read, since it is named, and refused", printed(found), err)
