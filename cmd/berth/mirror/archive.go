@@ -49,7 +49,7 @@ func newArchive(path string) (*archive, error) {
 		return nil, err
 	}
 	a := &archive{path: path, file: file, stop: writeBack(file), have: map[digest.Digest]bool{}}
-	if strings.HasSuffix(path, ".zst") {
+	if strings.EqualFold(filepath.Ext(path), ".zst") {
 		compressed, err := zstd.NewWriter(file)
 		if err != nil {
 			a.Discard()

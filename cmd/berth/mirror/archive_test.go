@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -27,7 +28,7 @@ func random(size int64) (ocispec.Descriptor, []byte) {
 // TestArchive writes blobs of sizes around those of a block and of a buffer, several at once, and reads them with another
 // implementation.
 func TestArchive(t *testing.T) {
-	for _, name := range []string{"cluster.tar", "cluster.tar.zst"} {
+	for _, name := range []string{"cluster.tar", "cluster.tar.zst", "CLUSTER.TAR.ZST"} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			path := filepath.Join(dir, name)
@@ -86,7 +87,7 @@ func readTar(t *testing.T, path string) map[string][]byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if filepath.Ext(path) == ".zst" {
+	if strings.EqualFold(filepath.Ext(path), ".zst") {
 		r, err := zstd.NewReader(nil)
 		if err != nil {
 			t.Fatal(err)
@@ -143,7 +144,7 @@ func TestArchiveAtOnce(t *testing.T) {
 
 // TestArchiveBadBlob sends blobs that are not what their descriptors say. What was written goes with the layout.
 func TestArchiveBadBlob(t *testing.T) {
-	for _, name := range []string{"cluster.tar", "cluster.tar.zst"} {
+	for _, name := range []string{"cluster.tar", "cluster.tar.zst", "CLUSTER.TAR.ZST"} {
 		for what, change := range map[string]func([]byte) []byte{
 			"another byte": func(b []byte) []byte { b[7] ^= 1; return b },
 			"too short":    func(b []byte) []byte { return b[:len(b)-1] },
