@@ -55,7 +55,7 @@ func (r *reader) document(name string, top *yaml.Node) []error {
 	s := newStructure(r, name)
 	kind, version := text(s.field(top, "kind")), text(s.field(top, "apiVersion"))
 	switch {
-	case kind == "Kustomization", strings.HasPrefix(version, "kustomize.config.k8s.io/"), kind == "" && isKustomization(name):
+	case strings.HasPrefix(version, "kustomize.config.k8s.io/"), version == "" && (kind == "Kustomization" || isKustomization(name)):
 		return []error{fmt.Errorf("%s: is a kustomization, which may change images; give what `kubectl kustomize` prints to -f -", at)}
 	case kind == "":
 		return []error{fmt.Errorf("%s: is no manifest: it has no kind; if it is of a chart, %s", at, renderChart)}

@@ -79,6 +79,7 @@ spec:
 		{"list", "kind: List\nitems:\n- kind: Pod\n  spec:\n    containers:\n    - image: a:1\n- kind: Pod\n  spec:\n    containers:\n    - image: b:1\n", "a:1 6\nb:1 10\n"},
 		{"documents, some of them empty", "---\n# nothing\n---\nkind: Pod\nspec:\n  containers:\n  - image: a:1\n---\n...\n---\nkind: Service\n---\nkind: Pod\nspec:\n  containers:\n  - image: b:1\n", "a:1 7\nb:1 16\n"},
 		{"one image in several spellings", "nginx\ndocker.io/library/nginx:latest\nindex.docker.io/nginx\n", "nginx 1 2 3\n"},
+		{"what Flux calls a kustomization", "apiVersion: kustomize.toolkit.fluxcd.io/v1\nkind: Kustomization\nspec: {path: ./apps}\n---\nkind: Pod\nspec: {containers: [{image: a:1}]}\n", "a:1 6\n"},
 		{"JSON", "{\n\t\"kind\": \"Pod\",\n\t\"spec\": {\n\t\t\"containers\": [\n\t\t\t{\"image\": \"quay.io\\/a:1\", \"args\": [\"\\u003c\\ud83d\\ude00\"]}\n\t\t]\n\t}\n}\n", "quay.io/a:1 5\n"},
 		{"JSON, one after the other", "{\"kind\": \"Pod\",\n\"spec\":{\"containers\":[{\"image\":\"a:1\"}]}}\n{\"kind\":\"Pod\",\n\"spec\":{\"containers\":[{\"image\":\"b:1\"}]}}\n", "a:1 2\nb:1 4\n"},
 		{"YAML that begins as JSON does", "{kind: Pod, spec: {containers: [{image: a:1}]}}\n", "a:1 1\n"},
