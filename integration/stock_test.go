@@ -219,6 +219,34 @@ func TestUnpackNothing(t *testing.T) {
 	}
 }
 
+// TestFailedUnpack pulls an image of which no layer is what its configuration says: what is said is of the first of them, as by
+// stock, which unpacks one at a time.
+func TestFailedUnpack(t *testing.T) {
+	daemon.RequireRoot(t)
+	r := registry.Start(t, registry.Options{})
+	wrong := image.NewLayer(image.Random("data", 62, 4096))
+	wrong.DiffID = image.NewLayer(image.Random("data", 63, 4096)).DiffID
+	for _, path := range []string{"", "edge/registry.test/"} {
+		image.New(image.Config{Layers: []image.Layer{wrong, wrong, wrong}}).Push(t, r, path+"wrong:1")
+	}
+	hosts := t.TempDir()
+	registry.WriteHosts(t, hosts, "registry.test", r.Mirror(t))
+	opts := daemon.Options{CRI: true, Config: criHosts(hosts)}
+	stock := opts
+	stock.Binary = binaries.Path(t, binaries.Stock)
+	const ref = "registry.test/wrong:1"
+	want := pullCRI(t, daemon.Start(t, stock), ref)
+	wantError(t, want, "wrong diff id")
+	if got := pullCRI(t, startNode(t, "", opts).Daemon, ref); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got\n%s\nwant stock's\n%s", got, want)
+	}
+	got := pullCRI(t, startNode(t, entry(t, r, "edge"), opts).Daemon, ref)
+	wantError(t, got, "wrong diff id")
+	if strings.Contains(fmt.Sprint(got), "\n") {
+		t.Errorf("along a rule: got\n%s\nwant one line", got)
+	}
+}
+
 // Our containerd is 5 MB larger than stock's at most (P14).
 func TestBinarySize(t *testing.T) {
 	size := func(name string) int64 {

@@ -61,7 +61,7 @@ func routeTransfers(ic *plugin.InitContext, inner initFn) (any, error) {
 	boot := bootID(ic.Context)
 	removeLeftovers(ic, db.(*metadata.DB), manager.(leases.Manager), boot)
 	return &transfers{&resolver.Transferrer{
-		Inner:         service,
+		Inner:         firstErrors{service},
 		Routes:        r.Routes,
 		Leases:        manager.(leases.Manager),
 		Content:       db.(*metadata.DB).ContentStore(),
@@ -103,7 +103,7 @@ func (t *transfers) forBundles(parallel int, verify bool) (transfer.Transferrer,
 	if err != nil {
 		return nil, err
 	}
-	return instance.(transfer.Transferrer), nil
+	return firstErrors{instance.(transfer.Transferrer)}, nil
 }
 
 // resolverOf returns the resolver, nil if an operator disabled it.

@@ -4,10 +4,13 @@
 package plugin
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
 
+	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/plugins"
 	"github.com/containerd/platforms"
@@ -141,4 +144,22 @@ func setUnpacks(config any, cores int) (int, error) {
 		return 0, fmt.Errorf("change the transfer service's stanza: %w", err)
 	}
 	return min(cores, mostUnpacks), nil
+}
+
+// firstErrors is a transfer service that unpacks several layers of an image at once, and whose error is of the first that fails,
+// as when there is one at a time. containerd joins those of all layers, most of which are "aborted".
+type firstErrors struct{ transfer.Transferrer }
+
+// Transfer implements [transfer.Transferrer].
+func (f firstErrors) Transfer(ctx context.Context, src, dst any, opts ...transfer.Opt) error {
+	return firstError(f.Transferrer.Transfer(ctx, src, dst, opts...))
+}
+
+// firstError returns the first of the errors that err joins, by [errors.Join] at its top, and else err.
+func firstError(err error) error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || reflect.TypeOf(err) != reflect.TypeOf(errors.Join(err)) { // an error with several %w unwraps so, too
+		return err
+	}
+	return firstError(joined.Unwrap()[0])
 }

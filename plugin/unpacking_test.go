@@ -4,6 +4,9 @@
 package plugin
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -16,6 +19,7 @@ import (
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/plugins"
 	_ "github.com/containerd/containerd/v2/plugins/transfer"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/plugin"
 	"github.com/pelletier/go-toml/v2"
 	bolt "go.etcd.io/bbolt"
@@ -200,4 +204,21 @@ func marshalled(t *testing.T, config any) string {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+// What containerd joins of the layers of an image is the error of the first, of whatever kind that is; what wraps several is whole.
+func TestFirstError(t *testing.T) {
+	first := fmt.Errorf("extract layer: %w", errdefs.ErrResourceExhausted)
+	var joined error
+	for _, err := range []error{first, errors.New("aborted"), errors.New("aborted")} {
+		joined = errors.Join(joined, err)
+	}
+	several := fmt.Errorf("two kinds: %w: %w", first, errdefs.ErrNotFound)
+	for _, tt := range []struct{ in, want error }{
+		{nil, nil}, {first, first}, {joined, first}, {errors.Join(joined, context.Canceled), first}, {errors.Join(errors.Join(nil, several)), several},
+	} {
+		if got := firstError(tt.in); got != tt.want { //nolint:errorlint // the very one
+			t.Errorf("%v: got %v, want %v", tt.in, got, tt.want)
+		}
+	}
 }
