@@ -11,7 +11,9 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/transfer"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -25,6 +27,8 @@ type destination struct {
 	bundled *Bundled // what is pulled from, nil if it is no bundle
 	// checked is where what CRI pulled is looked up, to be of a platform that it can use. Nil does not look.
 	checked content.Provider
+	lease   string        // id of the one that the client brought, "" if it did not
+	stored  digest.Digest // of the image, set when it is stored: containerd may have converted what was pulled
 }
 
 var (
@@ -33,8 +37,8 @@ var (
 	_ transfer.ImageUnpacker = (*destination)(nil)
 )
 
-func (t *Transferrer) newDestination(ctx context.Context, inner transfer.ImageStorer, labels map[string]string) *destination {
-	return &destination{ImageStorer: inner, labels: labels, keep: t.KeepLabels, discard: t.discards(ctx)}
+func (p *pull) newDestination(ctx context.Context, labels map[string]string) *destination {
+	return &destination{ImageStorer: p.storer, labels: labels, keep: p.t.KeepLabels, discard: p.t.discards(ctx), lease: p.lease}
 }
 
 // Store implements [transfer.ImageStorer].
@@ -44,6 +48,10 @@ func (d *destination) Store(ctx context.Context, desc ocispec.Descriptor, store 
 			return nil, err
 		}
 	}
+	if d.lease != "" { // an image that may be collected is kept by the lease that it is stored under
+		ctx = leases.WithLease(ctx, d.lease)
+	}
+	d.stored = desc.Digest
 	return d.ImageStorer.Store(ctx, desc, labelledStore{store, d.labels, d.keep})
 }
 

@@ -6,6 +6,7 @@ package resolver_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -14,9 +15,13 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	"github.com/containerd/containerd/v2/core/transfer/image"
+	"github.com/containerd/containerd/v2/core/transfer/registry"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berth-edge/berth/resolver"
 	"github.com/berth-edge/berth/resolver/registrytest"
@@ -60,6 +65,112 @@ func TestClientLease(t *testing.T) {
 			err = n.pull(leases.WithLease(ctx, "gone"), tt.ref)
 			wantError(t, err, errdefs.ErrNotFound, "pull "+tt.ref, "lease gone")
 		})
+	}
+}
+
+// A lease of the client keeps what it would keep with stock: an image that may be collected at any time, the manifest that
+// containerd makes of one of an old kind, and what a pull fetched that failed.
+func TestClientLeaseKeeps(t *testing.T) {
+	t.Parallel()
+	plain := registrytest.NewImage("kept", 4<<10)
+	serves := func(i registrytest.Image) func(func([]byte)) http.Handler {
+		return func(func([]byte)) http.Handler { return registrytest.Registry{Image: i} }
+	}
+	old := plain.With(func(m *ocispec.Manifest) { m.Config.MediaType = docker.LegacyConfigMediaType })
+	collectible := image.WithImageLabels(map[string]string{"containerd.io/gc.expire": time.Now().Add(-time.Hour).Format(time.RFC3339)})
+	for _, tt := range []struct {
+		name    string
+		handler func(has func(content []byte)) http.Handler
+		opts    []image.StoreOpt
+		remove  bool // the image, once it is pulled
+		err     error
+		images  int
+		blobs   int
+	}{
+		{name: "collectible image", handler: serves(plain), opts: []image.StoreOpt{collectible}, images: 1, blobs: 3},
+		{name: "converted", handler: serves(old), remove: true, blobs: 3},
+		{name: "failed", handler: func(has func([]byte)) http.Handler {
+			return at(plain.LayerPath(), func(w http.ResponseWriter, r *http.Request) {
+				has(plain.Config)
+				http.NotFound(w, r)
+			}, registrytest.Registry{Image: plain})
+		}, err: errdefs.ErrNotFound, blobs: 2},
+	} {
+		for _, configured := range []bool{true, false} {
+			t.Run(fmt.Sprint(tt.name, ", configured ", configured), func(t *testing.T) {
+				t.Parallel()
+				ctx := namespaces.WithNamespace(t.Context(), "test")
+				nodes := make(chan *node, 1)
+				handler := tt.handler(func(content []byte) {
+					n := <-nodes
+					for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
+						if _, err := n.Content.Info(ctx, digest.FromBytes(content)); err == nil {
+							break
+						}
+					}
+					nodes <- n
+				})
+				var n *node
+				name := ref
+				if configured {
+					s := serve(t, handler)
+					n = newNode(t, s.registry()+from(s))
+				} else {
+					n, name = newNode(t, ""), registrytest.Serve(t, nil, handler).Host+"/org/app:1"
+				}
+				nodes <- n
+				if _, err := n.Leases.Create(ctx, leases.WithID("mine")); err != nil {
+					t.Fatal(err)
+				}
+				leased := leases.WithLease(ctx, "mine")
+				src, err := registry.NewOCIRegistry(leased, name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := n.Transfer(leased, src, image.NewStore(name, tt.opts...)); !errors.Is(err, tt.err) {
+					t.Fatalf("got %v, want %v", err, tt.err)
+				}
+				if !tt.remove {
+					n.wantKept(t, tt.images, tt.blobs)
+				} else {
+					stored, err := n.images.Get(ctx, name)
+					if err == nil {
+						err = n.images.Delete(ctx, name)
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					n.wantKept(t, tt.images, tt.blobs)
+					if _, err := n.Content.Info(ctx, stored.Target.Digest); err != nil {
+						t.Errorf("manifest of the image: %v", err)
+					}
+				}
+				if err := n.Leases.Delete(ctx, leases.Lease{ID: "mine"}); err != nil {
+					t.Fatal(err)
+				}
+				n.wantKept(t, 0, 0)
+			})
+		}
+	}
+}
+
+// wantKept checks how many images and blobs are left when garbage is collected.
+func (n *node) wantKept(t *testing.T, images, blobs int) {
+	t.Helper()
+	ctx := namespaces.WithNamespace(t.Context(), "test")
+	if _, err := n.db.GarbageCollect(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := n.images.List(ctx); err != nil || len(left) != images {
+		t.Errorf("got images %v (%v), want %d", left, err, images)
+	}
+	var left []digest.Digest
+	err := n.Content.Walk(ctx, func(info content.Info) error {
+		left = append(left, info.Digest)
+		return nil
+	})
+	if err != nil || len(left) != blobs {
+		t.Errorf("got blobs %v (%v), want %d", left, err, blobs)
 	}
 }
 

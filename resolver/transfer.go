@@ -93,10 +93,12 @@ func (t *Transferrer) Transfer(ctx context.Context, src, dst any, opts ...transf
 	}
 	defer done()
 	p := &pull{t: t, routes: routes, client: reg, storer: storer, opts: opts}
+	p.lease, _ = leases.FromContext(ctx)
 	if err := p.run(limitUnpacks(leased, t.Unpacks)); err != nil {
+		p.keepFetched(ctx)
 		return err
 	}
-	return p.keep(ctx)
+	return p.keep(ctx, p.stored)
 }
 
 // imageOf names the image of a transfer's source.
@@ -155,20 +157,36 @@ type pull struct {
 	client *registry.OCIRegistry
 	storer transfer.ImageStorer
 	opts   []transfer.Opt
-	pulled digest.Digest // set when run succeeded
+	lease  string // id of the one that the client brought, "" if it did not
+
+	fetched digest.Digest // of the manifest that was last asked for, "" if none was found
+	stored  digest.Digest // of the image, set when run succeeded
 }
 
-// keep adds what was pulled to the lease that the client brought, if it did.
-func (p *pull) keep(ctx context.Context) error {
-	id, ok := leases.FromContext(ctx)
-	if !ok {
+// keep adds a manifest, and so what that refers to, to the lease that the client brought, if it did.
+func (p *pull) keep(ctx context.Context, manifest digest.Digest) error {
+	if p.lease == "" {
 		return nil
 	}
-	err := p.t.Leases.AddResource(ctx, leases.Lease{ID: id}, leases.Resource{ID: p.pulled.String(), Type: "content"})
+	err := p.t.Leases.AddResource(ctx, leases.Lease{ID: p.lease}, leases.Resource{ID: manifest.String(), Type: "content"})
 	if err != nil {
-		return fmt.Errorf("keep %s by lease %s: %w", p.client.Image(), id, err)
+		return fmt.Errorf("keep %s by lease %s: %w", p.client.Image(), p.lease, err)
 	}
 	return nil
+}
+
+// keepFetched keeps what a failed pull did fetch, so that a client that tries again under its lease need not wait for it again.
+// One that gave up has its content collected.
+func (p *pull) keepFetched(ctx context.Context) {
+	if p.lease == "" || ctx.Err() != nil {
+		return
+	}
+	if _, err := p.t.Content.Info(ctx, p.fetched); err != nil {
+		return
+	}
+	if err := p.keep(ctx, p.fetched); err != nil && !errdefs.IsNotFound(err) {
+		log.G(ctx).WithError(err).Warn("keep what a failed pull fetched")
+	}
 }
 
 func (p *pull) run(ctx context.Context) error {
@@ -246,9 +264,10 @@ func (p *pull) checkSnapshotters() error {
 func (p *pull) untouched(ctx context.Context, ref string) error {
 	src := p.newSource(p.client, ref, ref)
 	src.asStock = true
+	dst := p.newDestination(ctx, nil)
 	start := time.Now()
-	err := p.t.Inner.Transfer(ctx, src, p.t.newDestination(ctx, p.storer, nil), p.opts...)
-	p.pulled = src.resolved
+	err := p.t.Inner.Transfer(ctx, src, dst, p.opts...)
+	p.fetched, p.stored = src.resolved, dst.stored
 	record(ctx, provenance{ref: ref, kind: KindSource, pulledAs: ref, source: src, took: time.Since(start)}, err)
 	return err
 }
@@ -295,7 +314,7 @@ func (p *pull) try(ctx context.Context, route Route, target Target) attempt {
 		service = target.Bundled.Service
 		maps.Copy(labels, target.Bundled.Labels)
 	}
-	dst := p.t.newDestination(ctx, p.storer, labels)
+	dst := p.newDestination(ctx, labels)
 	if isCRI(ctx) {
 		dst.checked = p.t.Content
 	}
@@ -305,10 +324,9 @@ func (p *pull) try(ctx context.Context, route Route, target Target) attempt {
 	}
 	start := time.Now()
 	err = service.Transfer(ctx, src, dst, p.opts...)
+	p.fetched, p.stored = src.resolved, dst.stored
 	if err != nil {
 		p.reset(ctx, src)
-	} else {
-		p.pulled = src.resolved
 	}
 	record(ctx, provenance{
 		ref: route.Ref, kind: target.Kind, registry: target.Domain(), name: target.Name(), pulledAs: target.Pull.String(),
