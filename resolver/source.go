@@ -38,7 +38,7 @@ type source struct {
 	ref    string // what the origin is asked for
 	limit  *Downloads
 
-	asStock bool // use the addresses that descriptors bring along, and take any answer for a manifest
+	asStock bool // use the addresses that descriptors bring along, and take any answer for a manifest, however long below an index
 
 	resolved digest.Digest // set when Resolve succeeded
 	chosen   atomic.Bool   // containerd asked for the content: no verifier refused the image
@@ -110,11 +110,11 @@ func (f *fetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCl
 	f.source.mu.Lock()
 	f.source.fetched = append(f.source.fetched, desc)
 	f.source.mu.Unlock()
-	if max := docker.MaxManifestSize; desc.Size > max && (images.IsManifestType(desc.MediaType) || images.IsIndexType(desc.MediaType)) {
-		f.source.fail(ctx)
-		return nil, fmt.Errorf("manifest %s is %d bytes, limit %d: %w", desc.Digest, desc.Size, max, errdefs.ErrInvalidArgument)
-	}
 	if !f.source.asStock {
+		if max := docker.MaxManifestSize; desc.Size > max && (images.IsManifestType(desc.MediaType) || images.IsIndexType(desc.MediaType)) {
+			f.source.fail(ctx)
+			return nil, fmt.Errorf("manifest %s is %d bytes, limit %d: %w", desc.Digest, desc.Size, max, errdefs.ErrInvalidArgument)
+		}
 		desc.URLs = nil
 	}
 	rc, err := f.Fetcher.Fetch(endpoint.WithSize(ctx, desc.Size), desc)

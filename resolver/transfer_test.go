@@ -347,6 +347,31 @@ func TestManifestTooLarge(t *testing.T) {
 	}
 }
 
+// With nothing configured containerd's limit is the only one: it is about what a tag is, and not about what an index names.
+func TestLargeManifestAsStock(t *testing.T) {
+	t.Parallel()
+	large := registrytest.NewImage("large", 4<<10).With(func(m *ocispec.Manifest) {
+		m.Annotations = map[string]string{"large": strings.Repeat("x", int(docker.MaxManifestSize))}
+	})
+	child := registrytest.Descriptor(ocispec.MediaTypeImageManifest, large.Manifest)
+	index, err := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": ocispec.MediaTypeImageIndex, "manifests": []ocispec.Descriptor{child}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := registrytest.Serve(t, nil, at("/manifests/", func(w http.ResponseWriter, r *http.Request) {
+		mediaType, body := ocispec.MediaTypeImageIndex, index
+		if strings.HasSuffix(r.URL.Path, child.Digest.String()) {
+			mediaType, body = child.MediaType, large.Manifest
+		}
+		w.Header().Set("Content-Type", mediaType)
+		w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+		_, _ = w.Write(body)
+	}, registrytest.Registry{Image: large}))
+	if err := newNode(t, "").pull(t.Context(), s.Host+"/org/app:1"); err != nil {
+		t.Error(err)
+	}
+}
+
 // A download that was begun goes on where it ended: its reader can be moved.
 func TestDownloadGoesOn(t *testing.T) {
 	t.Parallel()
