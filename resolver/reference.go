@@ -30,7 +30,8 @@ func ParseNamed(ref string) (reference.Named, error) {
 	}
 	named, err := parseNamed(ref)
 	if err != nil {
-		return nil, fmt.Errorf("parse reference %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)
+		// One %w: of a second, clients of gRPC print the kind of error once more, on a line of its own.
+		return nil, fmt.Errorf("parse reference %q: %s: %w", ref, err.Error(), errdefs.ErrInvalidArgument)
 	}
 	return named, nil
 }

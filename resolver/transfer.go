@@ -77,7 +77,7 @@ func (t *Transferrer) Transfer(ctx context.Context, src, dst any, opts ...transf
 	routes, err := t.Routes(ctx)
 	if err != nil {
 		countRefusal(unusable)
-		return fmt.Errorf("pull %s: Berth's configuration cannot be used, so nothing is pulled: %w: %w", imageOf(src), err, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("pull %s: Berth's configuration cannot be used, so nothing is pulled: %s: %w", imageOf(src), err.Error(), errdefs.ErrFailedPrecondition)
 	}
 	reg, ok := fetcher.(*registry.OCIRegistry)
 	if !ok && !routes.config.Configured() {

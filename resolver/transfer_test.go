@@ -24,6 +24,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/imageverifier"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -369,6 +370,20 @@ func TestLargeManifestAsStock(t *testing.T) {
 	}, registrytest.Registry{Image: large}))
 	if err := newNode(t, "").pull(t.Context(), s.Host+"/org/app:1"); err != nil {
 		t.Error(err)
+	}
+}
+
+// A refusal is one line for clients, too, which get it over gRPC.
+func TestRefusalOverGRPC(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, "[[rules]]\nfrom = \"quay.io\"\nto = [\"source\"]\n")
+	broken := newNode(t, "")
+	broken.Routes = func(context.Context) (*resolver.Routes, error) { return nil, errors.New("no such file") }
+	for ref, refuses := range map[string]*node{"quay.io/App:1": n, "quay.io/app:1": broken} {
+		err := refuses.pull(t.Context(), ref)
+		if got := errgrpc.ToNative(errgrpc.ToGRPC(err)); err == nil || got.Error() != err.Error() {
+			t.Errorf("got %q, want %q", got, err)
+		}
 	}
 }
 
