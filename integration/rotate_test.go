@@ -172,6 +172,7 @@ func TestRotation(t *testing.T) {
 		settled()
 		for i := range changes / 2 {
 			pair(fmt.Sprintf("node %d", 1+round*changes+i))
+			settled() // so that it is shown
 		}
 		replace("ca.pem", of[next])
 	}

@@ -23,11 +23,24 @@ import (
 // TestDownloadLimit observes how many layers are asked for at once.
 func TestDownloadLimit(t *testing.T) {
 	daemon.RequireRoot(t)
-	var now, most atomic.Int64
+	var layers []image.Layer
+	for i := range uint64(8) {
+		layers = append(layers, image.NewLayer(image.Random(fmt.Sprint("f", i), 820+i, 2000)))
+	}
+	img := image.New(image.Config{Layers: layers})
+	var now, most, want atomic.Int64
+	// Each waits for as many as are wanted, and then for one too many.
 	slow := registry.On("GET", "*/blobs/*", -1, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if strings.HasSuffix(r.URL.Path, img.ConfigDigest.String()) { // which comes before the layers
+			next.ServeHTTP(w, r)
+			return
+		}
 		n := now.Add(1)
 		defer now.Add(-1)
 		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		for end := time.Now().Add(10 * time.Second); most.Load() < want.Load() && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
 		}
 		time.Sleep(60 * time.Millisecond)
 		next.ServeHTTP(w, r)
@@ -39,13 +52,9 @@ func TestDownloadLimit(t *testing.T) {
 	}{{"", 3}, {"max_concurrent_downloads = 1", 1}, {"max_concurrent_downloads = 5", 5}} {
 		t.Run(fmt.Sprint(tc.want), func(t *testing.T) {
 			n := startNode(t, entry(t, r, "edge"), daemon.Options{CRI: true, Config: criSetting(tc.setting)})
-			var layers []image.Layer
-			for i := range uint64(8) {
-				layers = append(layers, image.NewLayer(image.Random(fmt.Sprint("f", i), 820+i, 2000)))
-			}
-			img := image.New(image.Config{Layers: layers})
 			img.Push(t, r, "edge/registry.test/a:1")
 			most.Store(0)
+			want.Store(tc.want)
 			if err := pullCRI(t, n.Daemon, "registry.test/a:1"); err != nil {
 				t.Fatal(err)
 			}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	eventtypes "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 
 	"github.com/berth-edge/berth/integration/daemon"
@@ -111,23 +112,48 @@ func TestNamesStayOriginal(t *testing.T) {
 // provenanceIn matches our labels in an event, which name the registry: a key, a few bytes of encoding, and the value.
 var provenanceIn = regexp.MustCompile(`(?s)io\.berth\.(source|pulled-as).{1,4}127\.0\.0\.1[-:./a-z0-9]*`)
 
-// eventsOf returns a function that returns the events of a namespace so far, as text.
+// eventsOf returns a function that returns the events of a namespace so far, as text. That it is heard, and that it has heard
+// everything, is known by events of its own: Subscribe returns before the daemon knows of it.
 func eventsOf(t *testing.T, n node, namespace string) func() string {
 	t.Helper()
 	ctx, cancel := context.WithCancel(namespaces.WithNamespace(t.Context(), namespace))
 	t.Cleanup(cancel)
-	events, errs := n.Client().EventService().Subscribe(ctx, "namespace=="+namespace)
-	time.Sleep(50 * time.Millisecond) // Subscribe returns before the daemon knows of it
+	service := n.Client().EventService()
+	events, errs := service.Subscribe(ctx, "namespace=="+namespace)
+	publish := func(topic string) {
+		t.Helper()
+		if err := service.Publish(ctx, topic, &eventtypes.NamespaceUpdate{Name: namespace}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const begin, end = "/test/begin", "/test/end"
+	within(t, 10*time.Second, "event", func() bool {
+		publish(begin)
+		select {
+		case <-events:
+			return true
+		default:
+			return false
+		}
+	})
 	return func() string {
+		t.Helper()
+		publish(end)
 		var b strings.Builder
-		for {
+		for limit := time.After(10 * time.Second); ; {
 			select {
 			case e := <-events:
-				fmt.Fprintln(&b, e.Topic, e.Event.GetTypeUrl(), string(e.Event.GetValue()))
-			case <-errs:
-				return b.String()
-			case <-time.After(100 * time.Millisecond):
-				return b.String()
+				switch e.Topic {
+				case begin:
+				case end:
+					return b.String()
+				default:
+					fmt.Fprintln(&b, e.Topic, e.Event.GetTypeUrl(), string(e.Event.GetValue()))
+				}
+			case err := <-errs:
+				t.Fatalf("events: %v", err)
+			case <-limit:
+				t.Fatalf("got no end of the events in 10s:\n%s", b.String())
 			}
 		}
 	}
