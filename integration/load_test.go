@@ -70,6 +70,27 @@ func (l loading) start(t testing.TB) {
 	l.waitRound(t, before)
 }
 
+// runLoading starts the node, does what is to be done while it loads, and returns how many rounds there were before. Where there
+// is much else to do everything may be loaded by then: the node is started again with nothing there.
+func (l loading) runLoading(t testing.TB, do func(before int)) (before int) {
+	t.Helper()
+	for range 5 {
+		before = l.rounds()
+		if err := l.Run(t); err != nil {
+			t.Fatalf("start: %v\n%s", err, l.Log.Tail(40))
+		}
+		if do(before); l.rounds() == before {
+			return before
+		}
+		l.Kill()
+		if err := os.RemoveAll(l.Root); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Fatal("got everything loaded five times, want to meet a load that goes on")
+	return before
+}
+
 func (l loading) restart(t testing.TB) {
 	t.Helper()
 	l.Stop(t)

@@ -31,12 +31,7 @@ func TestPullDuringLoad(t *testing.T) {
 	imgs := []*image.Image{large(30, 2), large(40, 2)}
 	image.WriteFile(t, filepath.Join(l.folder, "a.tar"), image.Tar(image.OCI([]image.Named{imgs[0].Name("quay.io/a:1")})))
 	image.WriteFile(t, filepath.Join(l.folder, "b.tgz"), image.Gzip(image.Tar(image.OCI([]image.Named{imgs[1].Name("quay.io/b:1")}))))
-	if err := l.Run(t); err != nil {
-		t.Fatal(err)
-	}
-	if l.rounds() != 0 {
-		t.Fatal("everything was loaded before the pulls")
-	}
+	round := l.runLoading(t, func(int) {})
 	var pulls sync.WaitGroup
 	for i := range 6 {
 		pulls.Go(func() {
@@ -46,7 +41,7 @@ func TestPullDuringLoad(t *testing.T) {
 		})
 	}
 	pulls.Wait()
-	l.waitRound(t, 0)
+	l.waitRound(t, round)
 	if out, good := l.status(t); !good {
 		t.Errorf("got status\n%s", out)
 	}

@@ -35,23 +35,28 @@ func TestHoldReady(t *testing.T) {
 	bundle := image.Gzip(image.Tar(image.OCI([]image.Named{large(10, 3).Name("quay.io/large:1")})))
 	for _, hold := range []bool{false, true} {
 		t.Run(fmt.Sprint(hold), func(t *testing.T) {
-			socket, ready := systemd(t)
-			l := newLoading(t, "", daemon.Options{Level: "info", Env: []string{socket}}, fmt.Sprintf("hold_ready = %v", hold))
-			image.WriteFile(t, filepath.Join(l.folder, "large.tgz"), bundle)
-			if err := l.Run(t); err != nil {
-				t.Fatal(err)
-			}
-			if n := l.rounds(); n != 0 {
-				t.Error("got no answer of the API before everything was loaded, want one (REL-01)")
-			}
 			want := 0
 			if hold {
 				want = 1
 			}
-			waitReady(t, ready)
-			if got := l.rounds(); got != want {
-				t.Errorf("got READY after %d rounds of loading, want %d", got, want)
+			for range 5 { // where there is much else to do, everything may be loaded before the test looks
+				socket, ready := systemd(t)
+				l := newLoading(t, "", daemon.Options{Level: "info", Env: []string{socket}}, fmt.Sprintf("hold_ready = %v", hold))
+				image.WriteFile(t, filepath.Join(l.folder, "large.tgz"), bundle)
+				if err := l.Run(t); err != nil {
+					t.Fatal(err)
+				}
+				answered := l.rounds()
+				waitReady(t, ready)
+				got := l.rounds()
+				if answered == 0 && got == want {
+					return
+				}
+				if got < want {
+					t.Fatal("got READY before everything was loaded")
+				}
 			}
+			t.Errorf("got everything loaded before the API answered, or before READY, want the API first (REL-01), and READY after %d rounds of loading", want)
 		})
 	}
 }
@@ -113,7 +118,6 @@ func waitReady(t *testing.T, ready <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-ready:
-		time.Sleep(20 * time.Millisecond) // the log comes through a pipe
 	case <-time.After(30 * time.Second):
 		t.Fatal("got no READY in 30s")
 	}
@@ -131,26 +135,22 @@ func TestTerminate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := newLoading(t, "", daemon.Options{Level: "info"})
 			image.WriteFile(t, filepath.Join(l.folder, name), bundle)
-			if err := l.Run(t); err != nil {
-				t.Fatal(err)
-			}
 			blobs := filepath.Join(l.Root, "io.containerd.content.v1.content/blobs/sha256/*")
-			within(t, 10*time.Second, "layer", func() bool {
-				found, _ := filepath.Glob(blobs)
-				return len(found) >= 3
+			l.runLoading(t, func(int) {
+				within(t, 10*time.Second, "layer", func() bool {
+					found, _ := filepath.Glob(blobs)
+					return len(found) >= 3
+				})
+				start, done := time.Now(), l.Done()
+				l.Signal(syscall.SIGTERM)
+				select {
+				case <-done:
+				case <-time.After(10 * time.Second):
+				}
+				if took := time.Since(start); took > 2*time.Second {
+					t.Errorf("got an end %s after SIGTERM, want at most 2s", took)
+				}
 			})
-			start, done := time.Now(), l.Done()
-			l.Signal(syscall.SIGTERM)
-			select {
-			case <-done:
-			case <-time.After(10 * time.Second):
-			}
-			if took := time.Since(start); took > 2*time.Second {
-				t.Errorf("got an end %s after SIGTERM, want at most 2s", took)
-			}
-			if l.rounds() != 0 {
-				t.Fatal("everything was loaded before SIGTERM")
-			}
 			l.Stop(t)
 			if lines := l.Log.Lines("level=error", "bundle"); len(lines) > 0 {
 				t.Errorf("got %q, want no error of the bundle", lines)
