@@ -67,7 +67,6 @@ func TestLoadRepairs(t *testing.T) {
 		l := newLoading(t, "", daemon.Options{CRI: true})
 		path := l.put(t, "bundle.tar", format.data)
 		l.start(t)
-		l.waitVerified(t) // a stop in the middle of that leaves a view, which keeps its snapshots until garbage is collected
 		for _, tc := range []struct {
 			name    string
 			running func(testing.TB, loading) // before the stop

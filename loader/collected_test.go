@@ -7,10 +7,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -71,5 +73,28 @@ func TestCollectedWhileVerified(t *testing.T) {
 	found, err := l.Verify(t.Context(), true)
 	if err != nil || len(found) != 0 {
 		t.Errorf("got %v %v, want no damage", found, err)
+	}
+}
+
+// TestVerifyEndsLooks has a look be there that was cut short when containerd was killed.
+func TestVerifyEndsLooks(t *testing.T) {
+	l, _ := newLoader(t, bundles(t), nil)
+	ctx := namespaces.WithNamespace(t.Context(), "k8s.io")
+	for _, name := range []string{"berth-look-1-sha256:a", "another"} {
+		if _, err := l.Snapshots.View(ctx, name, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Namespaces = func(context.Context) ([]string, error) { return []string{"k8s.io"}, nil }
+	if _, err := l.Verify(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	err := l.Snapshots.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+		left = append(left, info.Name)
+		return nil
+	})
+	if err != nil || !slices.Equal(left, []string{"another"}) {
+		t.Errorf("got snapshots %q %v, want the one that is not ours", left, err)
 	}
 }

@@ -39,9 +39,9 @@ func (l *Loader) begin(ctx context.Context) (clean bool) {
 	return clean
 }
 
-// Close notes that containerd ended by itself, unless damage of the time before may be there still.
+// Close notes that containerd ended by itself, unless damage of the time before may be there still, or a look that is to be ended.
 func (l *Loader) Close() error {
-	if l.unclean.Load() {
+	if l.unclean.Load() || l.looks.Open() {
 		return nil
 	}
 	writes, err := l.Writes()

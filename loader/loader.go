@@ -40,6 +40,8 @@ import (
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/berth-edge/berth/loader/unpacked"
 )
 
 // Options are what an operator sets.
@@ -94,6 +96,7 @@ type Loader struct {
 	Options
 	Node
 	catalog *Catalog
+	looks   *unpacked.Looks
 	again   chan struct{}       // has Run load once more
 	work    *semaphore.Weighted // one for each image or bundle that is worked on
 
@@ -117,6 +120,7 @@ func New(o Options, n Node) *Loader {
 	l := &Loader{
 		Options: o, Node: n,
 		catalog: newCatalog(o),
+		looks:   unpacked.NewLooks(),
 		again:   make(chan struct{}, 1),
 		work:    semaphore.NewWeighted(int64(o.Parallel)),
 		former:  former{file: filepath.Join(n.Root, "bundles.json")},

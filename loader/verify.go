@@ -60,6 +60,9 @@ func (l *Loader) Verify(ctx context.Context, all bool) (_ []Damage, err error) {
 	v := &verification{loader: l, all: all, seen: map[string]bool{}, hashed: map[digest.Digest]bool{}}
 	for _, namespace := range spaces {
 		ctx := namespaces.WithNamespace(ctx, namespace)
+		if err := l.looks.EndOthers(ctx, l.Snapshots); err != nil {
+			log.G(ctx).WithError(err).WithField("namespace", namespace).Warn("remove what is left of looks at what is unpacked")
+		}
 		list, err := l.Images.List(ctx)
 		if err != nil {
 			return v.found, fmt.Errorf("list images: %w", err)
@@ -106,7 +109,7 @@ func (v *verification) image(ctx context.Context, namespace string, image images
 	if v.seen[at(top)] {
 		return
 	}
-	dirs, err := unpacked.Directories(ctx, v.loader.Snapshots, top)
+	dirs, err := v.loader.looks.Directories(ctx, v.loader.Snapshots, top)
 	if errdefs.IsNotImplemented(err) {
 		v.seen[at(top)] = true
 		for _, d := range v.loader.verifyTree(ctx, top, manifest.Layers, v.all) {
@@ -179,7 +182,7 @@ func (l *Loader) verifyLayer(ctx context.Context, dir string, layer ocispec.Desc
 // what else uses it. Unless all is asked for, it is only compared if something about it is suspicious, since it is not known whether
 // it was synced.
 func (l *Loader) verifyTree(ctx context.Context, chainID string, layers []ocispec.Descriptor, all bool) (found []Damage) {
-	err := unpacked.Look(ctx, l.Snapshots, chainID, func(dir string) error {
+	err := l.looks.Look(ctx, l.Snapshots, chainID, func(dir string) error {
 		if !all {
 			if suspicious, err := unpacked.Suspicious(dir); err != nil || !suspicious {
 				return err
@@ -213,7 +216,7 @@ func (l *Loader) verifyImage(ctx context.Context, image *Image) (mended bool, er
 	if len(c.layers) == 0 {
 		return false, nil
 	}
-	dirs, err := unpacked.Directories(ctx, l.Snapshots, c.chainID())
+	dirs, err := l.looks.Directories(ctx, l.Snapshots, c.chainID())
 	if errdefs.IsNotImplemented(err) {
 		for _, d := range l.verifyTree(ctx, c.chainID(), c.layers, false) {
 			d.Image = image.Names[0]

@@ -20,10 +20,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	confs "github.com/containerd/continuity/fs"
@@ -51,37 +49,6 @@ func Mark(dir string) error {
 func Marked(dir string) bool {
 	_, err := os.Lstat(filepath.Join(filepath.Dir(dir), marker))
 	return err == nil
-}
-
-// Directories returns the directories that the layers of a committed snapshot were unpacked to, the lowest first. Only the
-// overlay snapshotter has one for each; of others it is ErrNotImplemented: see [Look].
-func Directories(ctx context.Context, s snapshots.Snapshotter, chainID string) (dirs []string, err error) {
-	err = view(ctx, s, chainID, func(mounts []mount.Mount) (err error) {
-		dirs, err = directories(mounts)
-		return err
-	})
-	return dirs, err
-}
-
-// Look calls f with a directory at which a committed snapshot is mounted meanwhile, read-only.
-func Look(ctx context.Context, s snapshots.Snapshotter, chainID string, f func(dir string) error) error {
-	return view(ctx, s, chainID, func(mounts []mount.Mount) error {
-		return mount.WithReadonlyTempMount(ctx, mounts, f)
-	})
-}
-
-func view(ctx context.Context, s snapshots.Snapshotter, chainID string, f func([]mount.Mount) error) (err error) {
-	key := fmt.Sprintf("berth-look-%d-%s", time.Now().UnixNano(), chainID) // two images may have one chain
-	mounts, err := s.View(ctx, key, chainID)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if gone := s.Remove(context.WithoutCancel(ctx), key); !errdefs.IsNotFound(gone) { // garbage collection may have been faster
-			err = errors.Join(err, gone)
-		}
-	}()
-	return f(mounts)
 }
 
 func directories(mounts []mount.Mount) (dirs []string, err error) {
