@@ -36,7 +36,7 @@ func checkClean(t *testing.T, n node, namespace string) {
 	t.Helper()
 	ctx := namespaces.WithNamespace(t.Context(), namespace)
 	var left string
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		leases, err := n.Client().LeasesService().List(ctx)
 		if err != nil {
 			t.Fatal(err)
@@ -51,7 +51,7 @@ func checkClean(t *testing.T, n node, namespace string) {
 			return
 		}
 	}
-	t.Errorf("got leases and ingests %s 3s after the last pull, want none", left)
+	t.Errorf("got leases and ingests %s 10s after the last pull, want none", left)
 }
 
 // TestCancel gives up a pull through CRI at twenty points (R26): the client has its answer within a second, nothing is

@@ -403,7 +403,7 @@ func TestLoadedInCRI(t *testing.T) {
 	l.bundle(t, "a.tar", img)
 	for _, start := range []func(testing.TB){l.start, l.restart} {
 		start(t)
-		within(t, time.Second, "the image in CRI's list", func() bool { return l.criStatus(t, img.Names[0]) != nil })
+		within(t, 10*time.Second, "the image in CRI's list", func() bool { return l.criStatus(t, img.Names[0]) != nil })
 		if got := l.criStatus(t, img.Names[0]); got.Id != img.ConfigDigest.String() || !slices.Equal(got.RepoTags, img.Names) {
 			t.Errorf("got %v, want id %s and tags %v", got, img.ConfigDigest, img.Names)
 		}

@@ -116,7 +116,7 @@ func TestDiskOfUnpackedLayers(t *testing.T) {
 			a, b := threeLayers(shared, 9, "quay.io/a:1"), threeLayers(shared, 11, "quay.io/b:1")
 			l.put(t, name, pack(image.Tar(image.OCI([]image.Named{a}))))
 			l.start(t)
-			within(t, 3*time.Second, "content store without layers", func() bool { return len(l.blobs(t)) == 2 })
+			within(t, 10*time.Second, "content store without layers", func() bool { return len(l.blobs(t)) == 2 })
 			fill(t, disk.Dir, filepath.Join(disk.Dir, "ballast"), 3<<20)
 			round := l.rounds()
 			place(t, filepath.Join(l.folder, "b"+filepath.Ext(name)), pack(image.Tar(image.OCI([]image.Named{b}))))

@@ -171,7 +171,7 @@ func TestLoadWithoutLayers(t *testing.T) {
 		l.put(t, "bundle.tar", pack(image.Tar(image.OCI([]image.Named{a, b}))))
 		l.start(t)
 		small := func() bool { return len(l.blobs(t)) == 4 }
-		within(t, 3*time.Second, "content store without layers", small)
+		within(t, 10*time.Second, "content store without layers", small)
 		l.wantLoaded(t, a)
 		before := l.blobs(t)
 		l.restart(t)
@@ -186,7 +186,7 @@ func TestLoadWithoutLayers(t *testing.T) {
 		l.restart(t)
 		l.wantLoaded(t, a)
 		l.wantLoaded(t, b)
-		within(t, 3*time.Second, "content store without layers", small)
+		within(t, 10*time.Second, "content store without layers", small)
 		// With layers again, they come back.
 		l.configureLoader(t, "keep_layers = true")
 		l.start(t)
@@ -201,7 +201,7 @@ func TestLoadWithoutLayers(t *testing.T) {
 		l.Ctr(t, "-n", "k8s.io", "images", "import", image.WriteFile(t, filepath.Join(t.TempDir(), "other.tar"), image.Tar(image.OCI([]image.Named{other}))))
 		l.configureLoader(t, "keep_layers = false")
 		l.start(t)
-		within(t, 3*time.Second, "content store without layers", func() bool { return len(l.blobs(t)) == 4+len(other.Blobs()) })
+		within(t, 10*time.Second, "content store without layers", func() bool { return len(l.blobs(t)) == 4+len(other.Blobs()) })
 		if out, good := l.status(t); strings.Count(out, ": present") != 3 || !good {
 			t.Errorf("got status\n%s\nwant everything present", out)
 		}

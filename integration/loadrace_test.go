@@ -169,7 +169,7 @@ func TestManyOfOne(t *testing.T) {
 	if got := len(targets(t, l.Daemon, "k8s.io")); got != 2*16 {
 		t.Errorf("got %d records, want two of each of 16 images", got)
 	}
-	within(t, 5*time.Second, "one snapshot for each of 16 images", func() bool { // once the first start has looked at them all
+	within(t, 20*time.Second, "one snapshot for each of 16 images", func() bool { // once the first start has looked at them all
 		return strings.Count(l.Ctr(t, "-n", "k8s.io", "snapshots", "ls"), "\n") == 1+16
 	})
 	checkClean(t, l.node, "k8s.io")

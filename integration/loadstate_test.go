@@ -24,6 +24,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/berth-edge/berth/integration/image"
@@ -108,17 +110,10 @@ func chainID(img *image.Image, n int) string {
 func (l loading) wantLoaded(t testing.TB, n image.Named) {
 	t.Helper()
 	for _, name := range n.Names {
-		got := l.criStatus(t, name)
-		if got == nil {
-			t.Errorf("%s: CRI has no such image", name)
-			continue
-		}
-		if !got.Pinned {
-			t.Errorf("%s: is not pinned", name)
-		}
-		if got.Id != n.ConfigDigest.String() {
-			t.Errorf("%s: got image %s, want %s", name, got.Id, n.ConfigDigest)
-		}
+		within(t, 10*time.Second, fmt.Sprintf("image %s of CRI, which hears of it by an event, with id %s and pinned", name, n.ConfigDigest), func() bool {
+			got := l.criStatus(t, name)
+			return got != nil && got.Pinned && got.Id == n.ConfigDigest.String()
+		})
 		if err := n.Compare(l.Rootfs(t, "k8s.io", name)); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -129,7 +124,12 @@ func (l loading) wantLoaded(t testing.TB, n image.Named) {
 func (l loading) criStatus(t testing.TB, ref string) *cri.Image {
 	t.Helper()
 	images, _ := l.CRI(t)
-	got, err := images.ImageStatus(t.Context(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: ref}})
+	var got *cri.ImageStatusResponse
+	var err error
+	within(t, 10*time.Second, "CRI that is up", func() bool {
+		got, err = images.ImageStatus(t.Context(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: ref}})
+		return status.Code(err) != codes.Unavailable
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func (l loading) criStatus(t testing.TB, ref string) *cri.Image {
 // waitPinned waits until CRI says of an image that it is pinned, or that it is not.
 func (l loading) waitPinned(t testing.TB, ref string, want bool) {
 	t.Helper()
-	within(t, 2*time.Second, fmt.Sprintf("%s with pinned %t", ref, want), func() bool {
+	within(t, 10*time.Second, fmt.Sprintf("%s with pinned %t", ref, want), func() bool {
 		got := l.criStatus(t, ref)
 		return got != nil && got.Pinned == want
 	})

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -183,23 +184,30 @@ func TestDelay(t *testing.T) {
 	r := registry.Start(t, registry.Options{Delay: d})
 	img := image.New(image.Config{Layers: []image.Layer{image.NewLayer(image.Random("big", 1, 16<<20))}})
 	img.Push(t, r, "a:1")
-	c := client(t, r)
-	timed := func(address string) time.Duration {
+	timed := func(c *http.Client, address string) time.Duration {
 		start := time.Now()
 		if status, _, err := get(t, c, address, "Accept", manifest); err != nil || status != 200 {
 			t.Fatalf("got %d %v, want 200", status, err)
 		}
 		return time.Since(start)
 	}
-	if got := timed(r.URL() + "/v2/"); got < 3*d || got > 5*d {
+	// The shortest of several is what the delay alone takes, also where there is much else to do.
+	var c *http.Client
+	var first, next []time.Duration
+	for range 5 {
+		c = client(t, r)
+		first = append(first, timed(c, r.URL()+"/v2/"))
+		next = append(next, timed(c, r.URL()+"/v2/"))
+	}
+	if got := slices.Min(first); got < 3*d || got > 5*d {
 		t.Errorf("got %s for connect, handshake and request, want 3 to 5 times %s", got, d)
 	}
-	if got := timed(r.URL() + "/v2/"); got < d || got > 2*d {
+	if got := slices.Min(next); got < d || got > 2*d {
 		t.Errorf("got %s for a request, want 1 to 2 times %s", got, d)
 	}
 	// The delayed listener has TLS besides, so this is only to find a bandwidth that depends on the delay.
 	blob := "/v2/a/blobs/" + img.Layers[0].Digest.String()
-	direct, delayed := timed(r.PushURL()+blob), timed(r.URL()+blob)
+	direct, delayed := timed(c, r.PushURL()+blob), timed(c, r.URL()+blob)
 	if limit := 10*direct + 10*d; delayed > limit {
 		t.Errorf("got %s for 16 MiB, want at most %s: without delay it takes %s", delayed, limit, direct)
 	}

@@ -265,7 +265,7 @@ func TestReadLarge(t *testing.T) {
 	for ; b.Len() < 10<<20; n++ {
 		fmt.Fprintf(&b, "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: p%d\n  labels: {app: x, tier: y}\nspec:\n  containers:\n  - name: c\n    image: quay.io/team/app%d:1\n    args: [a, b, c]\n", n, n)
 	}
-	wantWithin(t, 2*time.Minute, b.String(), n)
+	wantWithin(t, 5*time.Minute, b.String(), n)
 }
 
 func wantWithin(t *testing.T, limit time.Duration, text string, want int) {
