@@ -5,6 +5,7 @@ package endpoint
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"io"
@@ -117,9 +118,23 @@ func redactResponse(resp *http.Response, asked *http.Request, redact func(string
 	if resp.StatusCode < http.StatusBadRequest {
 		return
 	}
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+	text, _ := io.ReadAll(io.LimitReader(plainBody(resp), maxErrorBody))
 	resp.Body.Close()
 	resp.Body = io.NopCloser(bytes.NewReader([]byte(redact(string(text)))))
+}
+
+// plainBody is the body of an answer that is an error, to be read by people: blobs are asked for with gzip offered, and what is
+// before a registry may compress errors alone. What is not the gzip that it is said to be is left out.
+func plainBody(resp *http.Response) io.Reader {
+	if !strings.EqualFold(resp.Header.Get("Content-Encoding"), "gzip") {
+		return resp.Body
+	}
+	resp.Header.Del("Content-Encoding")
+	plain, err := gzip.NewReader(io.LimitReader(resp.Body, maxErrorBody))
+	if err != nil {
+		return http.NoBody
+	}
+	return plain
 }
 
 // printable is the request that was answered, with no more of its address than may be printed: the host alone, if a

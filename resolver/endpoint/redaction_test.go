@@ -4,6 +4,7 @@
 package endpoint
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -75,6 +76,36 @@ func TestResponseIsPrintable(t *testing.T) {
 				t.Errorf("got header %s, want %s", got, want)
 			}
 		})
+	}
+}
+
+// What an error says is read, and rid of secrets, where something before the registry compressed it: gzip is offered for blobs.
+func TestCompressedError(t *testing.T) {
+	t.Parallel()
+	packed := func(text string) string {
+		var b strings.Builder
+		w := gzip.NewWriter(&b)
+		_, _ = io.WriteString(w, text)
+		_ = w.Close()
+		return b.String()
+	}
+	whole := packed("denied to canary")
+	for _, tt := range []struct{ name, in, encoding, want string }{
+		{"plain", "denied to canary", "", "denied to ***"},
+		{"gzip", whole, "GZip", "denied to ***"},
+		{"gzip that is cut off", whole[:len(whole)-8], "gzip", "denied to ***"},
+		{"no gzip", "denied to canary", "gzip", ""},
+		{"a bomb", packed(strings.Repeat("x", 2*maxErrorBody)), "gzip", strings.Repeat("x", maxErrorBody)},
+	} {
+		asked := httptest.NewRequest(http.MethodGet, "https://reg.test/v2/app/blobs/x", nil)
+		resp := &http.Response{
+			StatusCode: http.StatusForbidden, Request: asked, Body: io.NopCloser(strings.NewReader(tt.in)),
+			Header: http.Header{"Content-Encoding": {tt.encoding}},
+		}
+		redactResponse(resp, asked, func(text string) string { return strings.ReplaceAll(text, "canary", "***") })
+		if got, err := io.ReadAll(resp.Body); err != nil || string(got) != tt.want {
+			t.Errorf("%s: got %.100q, %v, want %.100q", tt.name, got, err, tt.want)
+		}
 	}
 }
 
