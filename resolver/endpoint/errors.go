@@ -89,7 +89,11 @@ func explain(ctx context.Context, host string, stall time.Duration, err error) e
 		record  tls.RecordHeaderError
 		timeout net.Error
 		op      *net.OpError
+		proxy   *proxyError
 	)
+	if errors.As(err, &proxy) {
+		return fail(Unreachable, "%s: %v", host, proxy)
+	}
 	if errors.As(err, &op) && op.Op == "proxyconnect" {
 		return fail(Unreachable, "%s: proxy cannot be reached: %v", host, op.Err)
 	}

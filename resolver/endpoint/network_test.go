@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/berth-edge/berth/resolver/endpoint"
 	"github.com/berth-edge/berth/resolver/registrytest"
 )
 
@@ -254,9 +255,20 @@ func TestProxy(t *testing.T) {
 	t.Run("refuses", func(t *testing.T) {
 		opts.Proxy = "http://proxy-user:canary-wrong@" + proxy.Host
 		err := pull(t.Context(), newEndpoint(t, server.Host, login(), opts), "app", image)
-		wantError(t, err, server.Host, "Proxy Authentication Required")
+		wantError(t, err, server.Host+": the proxy "+proxy.Host+" answers 407 Proxy Authentication Required; its user and password belong into its URL")
 		if strings.Contains(err.Error(), "canary-wrong") {
 			t.Errorf("the error quotes the password: %v", err)
+		}
+	})
+	t.Run("does not reach the registry", func(t *testing.T) {
+		// As the answer of the registry itself, it would send people to look there.
+		gateway := registrytest.Serve(t, nil, status(http.StatusBadGateway))
+		opts.Proxy = gateway.URL
+		e := newEndpoint(t, server.Host, login(), opts)
+		err := pull(t.Context(), e, "app", image)
+		wantError(t, err, server.Host+": the proxy "+gateway.Host+" answers 502 Bad Gateway")
+		if !endpoint.IsDown(err) {
+			t.Errorf("got %v, want a registry that cannot be reached", err)
 		}
 	})
 	t.Run("is down", func(t *testing.T) {

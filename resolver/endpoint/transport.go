@@ -4,6 +4,7 @@
 package endpoint
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -101,8 +102,32 @@ func newTransport(config *tls.Config, proxy proxyFunc, opts Options) *http.Trans
 		IdleConnTimeout:     idleTimeout,
 		// A connection that the network lost is found out before a pull stalls on it, and given up: under HTTP/2 it would
 		// be used again and again.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: ping, PingTimeout: ping},
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: ping, PingTimeout: ping},
+		OnProxyConnectResponse: proxied,
 	}
+}
+
+// proxyError is a proxy that does not let a request through. Package http's own has the text of the status alone, which reads
+// as if the registry had said it.
+type proxyError struct {
+	host   string // of the proxy
+	status int
+}
+
+func (e *proxyError) Error() string {
+	text := fmt.Sprintf("the proxy %s answers %d %s", e.host, e.status, http.StatusText(e.status))
+	if e.status == http.StatusProxyAuthRequired {
+		text += "; its user and password belong into its URL"
+	}
+	return text
+}
+
+// proxied looks at what a proxy answers before it lets a request through.
+func proxied(_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Response) error {
+	if resp.StatusCode == http.StatusOK {
+		return nil
+	}
+	return &proxyError{proxy.Host, resp.StatusCode}
 }
 
 // newDialer returns what opens connections that the kernel asks whether they are still there, when nothing came for the time of
