@@ -135,7 +135,11 @@ func (a *Authorizer) AddResponses(ctx context.Context, responses []*http.Respons
 			return a.learnBasic(ctx, c, last.Request)
 		}
 	}
-	return fmt.Errorf("%s: no authentication scheme that is supported: %w", a.endpoint.host, errdefs.ErrNotImplemented)
+	if asked := last.Header.Get("WWW-Authenticate"); asked != "" {
+		scheme, _, _ := strings.Cut(asked, " ")
+		return fmt.Errorf("%s asks for authentication by %.32q, and Basic and Bearer are what is supported: %w", a.endpoint.host, scheme, docker.ErrInvalidAuthorization)
+	}
+	return fmt.Errorf("%s does not say how it wants to be authenticated to: %w", a.endpoint.host, errdefs.ErrNotImplemented)
 }
 
 // quiet takes secrets out of an error that may quote a challenge.

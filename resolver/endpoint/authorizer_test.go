@@ -4,6 +4,7 @@
 package endpoint_test
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -112,6 +113,29 @@ func TestNoPassword(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A registry that wants to be authenticated to in a way that is not known is told from one that refuses a password.
+func TestUnknownScheme(t *testing.T) {
+	t.Parallel()
+	authority := registrytest.NewAuthority(t)
+	for _, tt := range []struct{ challenge, want string }{
+		{"Negotiate", ` asks for authentication by "Negotiate", and Basic and Bearer are what is supported`},
+		{`Digest realm="x", nonce="canary"`, ` asks for authentication by "Digest", and`},
+		{"", "401 Unauthorized"},
+	} {
+		server := registrytest.Serve(t, authority.Server(t), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if tt.challenge != "" {
+				w.Header().Set("WWW-Authenticate", tt.challenge)
+			}
+			w.WriteHeader(http.StatusUnauthorized)
+		}))
+		err := pull(t.Context(), newEndpoint(t, server.Host, login(), trusting(authority)), "app", registrytest.Image{})
+		wantError(t, err, server.Host, tt.want)
+		if tt.challenge != "" && !errors.Is(err, docker.ErrInvalidAuthorization) {
+			t.Errorf("%s: got %v, want that it is unauthorized", tt.challenge, err)
+		}
 	}
 }
 
