@@ -28,9 +28,19 @@ func (e weakKeyError) Error() string {
 	return fmt.Sprintf("RSA key of %d bits is too weak; want %d or more", e.bits, minRSA)
 }
 
-// refuseWeak refuses a connection whose certificates have a weak key.
-func refuseWeak(state tls.ConnectionState) error {
-	for _, cert := range state.PeerCertificates {
+// refuseWeak refuses a connection that has a weak key in every chain of certificates that leads to a trusted one. What a server
+// sends beyond those, such as an old root that signed the new one too, proves nothing and harms nobody.
+func refuseWeak(state tls.ConnectionState) (err error) {
+	for _, chain := range state.VerifiedChains {
+		if err = weakIn(chain[:max(len(chain)-1, 1)]); err == nil { // of the last it counts that it is trusted
+			return nil
+		}
+	}
+	return err
+}
+
+func weakIn(chain []*x509.Certificate) error {
+	for _, cert := range chain {
 		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() < minRSA {
 			return weakKeyError{key.N.BitLen()}
 		}

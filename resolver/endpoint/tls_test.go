@@ -35,6 +35,8 @@ func TestCertificates(t *testing.T) {
 	subject, _, _ := authority.Issue(t, "CN=localhost")
 	weak, _, _ := authority.IssueRSA(t, 1024, "127.0.0.1")
 	strong, _, _ := authority.IssueRSA(t, 2048, "127.0.0.1")
+	along := strong
+	along.Certificate = append(slices.Clone(strong.Certificate), weak.Certificate...)
 	intermediate := authority.Intermediate(t)
 	alone, _, _ := intermediate.Issue(t, "127.0.0.1")
 	chain := alone
@@ -66,6 +68,7 @@ func TestCertificates(t *testing.T) {
 		{name: "T2 only in the subject", server: certificate(subject), host: "localhost", opts: trusting(authority), cause: endpoint.BadCert, want: "certificate is for another name: x509: certificate relies on legacy Common Name field, use SANs instead"},
 		{name: "T10 RSA, 1024 bits", server: certificate(weak), opts: trusting(authority), cause: endpoint.BadCert, want: "certificate is not believed: RSA key of 1024 bits is too weak; want 2048 or more"},
 		{name: "T10 RSA, 2048 bits", server: certificate(strong), opts: trusting(authority)},
+		{name: "T10 an old certificate of 1024 bits sent along", server: certificate(along), opts: trusting(authority)},
 		{name: "T10 insecure, RSA, 1024 bits", server: certificate(weak), opts: endpoint.Options{Insecure: true}},
 		{name: "expired", server: certificate(expired), opts: trusting(authority), cause: endpoint.BadCert, want: "certificate not valid at " + stamp(now)[:10]},
 		{name: "T1 expired", server: certificate(expired), opts: trusting(authority), cause: endpoint.BadCert, want: "it expired at " + stamp(now.Add(-time.Minute)) + "; renew it"},
