@@ -168,7 +168,7 @@ func (l *loader) password(t *strict.Table, source *credential.Source) {
 		password = strings.TrimSuffix(string(decoded), "\n")
 	}
 	if t.Has("password") || t.Has("encoded_password") {
-		if err := credential.CheckSecret(password); err != nil {
+		if err := credential.CheckPassword(source.Username, password); err != nil {
 			t.Problem(given[0], "%v", err)
 		}
 		source.Password = credential.Secret(password)

@@ -120,9 +120,16 @@ type Troubled interface {
 	Trouble(ctx context.Context) (Trouble, bool)
 }
 
-// CheckSecret reports what makes s unfit for a password: it is empty, or has a control character, which HTTP
-// cannot carry (RFC 7617). The error does not quote s.
-func CheckSecret(s string) error {
+// jsonKey is the username by which Google's registries take the key of a service account for a password: the JSON file as it is,
+// of many lines (https://cloud.google.com/artifact-registry/docs/docker/authentication#json-key).
+const jsonKey = "_json_key"
+
+// CheckPassword reports what makes s unfit for the password of username: it is empty, or has a control character, which HTTP
+// cannot carry (RFC 7617) and is a mistake but in a key file of Google's. The error does not quote s.
+func CheckPassword(username, s string) error {
+	if username == jsonKey {
+		s = strings.NewReplacer("\n", "", "\r", "", "\t", "").Replace(s)
+	}
 	if s == "" {
 		return errors.New("is empty; want a password")
 	}

@@ -102,6 +102,13 @@ func TestSource(t *testing.T) {
 			}
 		})
 	}
+	if err := os.WriteFile(file, []byte("{\n  \"a\": 1\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	key, err := credential.Source{Username: "_json_key", PasswordFile: file}.Keychain().Credential(t.Context(), "reg.test/app", credential.Credential{})
+	if want := "{\n  \"a\": 1\n}"; err != nil || key.Password.Reveal() != want {
+		t.Errorf("key file of Google's: got %q, %v, want %q", key.Password.Reveal(), err, want)
+	}
 	got, err := credential.Source{Username: "u", Password: password}.Keychain().Credential(t.Context(), "reg.test/app", credential.Credential{})
 	if err != nil || got.Password.Reveal() != password {
 		t.Errorf("password: got %q, %v", got.Password.Reveal(), err)
@@ -111,6 +118,26 @@ func TestSource(t *testing.T) {
 	}
 	if got, want := (credential.Source{}).Kind()+" "+(credential.Source{Username: "u"}).Kind(), "none password"; got != want {
 		t.Errorf("got kinds %s, want %s", got, want)
+	}
+}
+
+// A password has one line, but for the key files of Google's, in which another control character is a mistake too.
+func TestCheckPassword(t *testing.T) {
+	for _, tt := range []struct {
+		username, password string
+		ok                 bool
+	}{
+		{"u", "hunter2", true},
+		{"u", "", false},
+		{"u", "hunter2\n", false},
+		{"_json_key", "{\n\t\"a\": 1\r\n}", true},
+		{"_json_key", "\n", false},
+		{"_json_key", "{\x00}", false},
+		{"_json_key_base64", "a\nb", false},
+	} {
+		if err := credential.CheckPassword(tt.username, tt.password); (err == nil) != tt.ok {
+			t.Errorf("%s, %q: got %v, want it accepted: %t", tt.username, tt.password, err, tt.ok)
+		}
 	}
 }
 

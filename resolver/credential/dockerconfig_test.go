@@ -78,6 +78,7 @@ func TestDockerConfigEntries(t *testing.T) {
 		{"auth", fmt.Sprintf(`{"auth":%q,"email":"x"}`, b64("u:p")), "u:p"},
 		{"auth with spaces around it", fmt.Sprintf(`{"auth":" %s\r\n"}`, b64("u:p")), "u:p"},
 		{"C17 a password with colons", fmt.Sprintf(`{"auth":%q}`, b64("u: p:%ö")), "u: p:%ö"},
+		{"C17 a key file of Google's", fmt.Sprintf(`{"auth":%q}`, b64("_json_key:{\n\t\"a\": 1\r\n}\n")), "_json_key:{\n\t\"a\": 1\r\n}\n"},
 		{"padded with NUL", fmt.Sprintf(`{"auth":%q}`, b64("u:p\x00\x00")), "u:p"},
 		{"username and password", `{"username":"u","password":"p"}`, "u:p"},
 		{"both, the same", fmt.Sprintf(`{"auth":%q,"username":"u","password":"p"}`, b64("u:p")), "u:p"},

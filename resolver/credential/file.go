@@ -222,9 +222,9 @@ func (p *passwordFile) Credential(ctx context.Context, _ string, _ Credential) (
 	return Credential{p.username, password}, nil
 }
 
-func parsePassword(b []byte) (Secret, error) {
+func parsePassword(username string, b []byte) (Secret, error) {
 	s := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
-	if err := CheckSecret(s); err != nil {
+	if err := CheckPassword(username, s); err != nil {
 		return "", err
 	}
 	return Secret(s), nil

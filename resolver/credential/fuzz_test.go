@@ -23,7 +23,7 @@ func FuzzDockerConfigJSON(f *testing.F) {
 			return
 		}
 		for key, cred := range c.auths {
-			if cred.IsZero() || cred.Username == "" || CheckSecret(cred.Password.Reveal()) != nil || strings.ContainsAny(cred.Username, ":\r\n") {
+			if cred.IsZero() || cred.Username == "" || CheckPassword(cred.Username, cred.Password.Reveal()) != nil || strings.ContainsAny(cred.Username, ":\r\n") {
 				t.Errorf("got a credential for %q that cannot be sent", key)
 			}
 			if found, name := c.find(key); name == "" && found.IsZero() {
@@ -49,7 +49,7 @@ func FuzzHelperOutput(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, out []byte) {
 		check := func(c Credential, err error) {
-			if err == nil && !c.IsZero() && (c.Username == "" || CheckSecret(c.Password.Reveal()) != nil) {
+			if err == nil && !c.IsZero() && (c.Username == "" || CheckPassword(c.Username, c.Password.Reveal()) != nil) {
 				t.Errorf("got a credential that cannot be sent")
 			}
 			if err != nil && !c.IsZero() {

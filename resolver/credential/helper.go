@@ -105,7 +105,7 @@ func newCredential(username, secret, usernameKey, secretKey string) (Credential,
 	if strings.ContainsAny(username, ":\r\n\x00") {
 		return Credential{}, fmt.Errorf("%s: has a colon or a control character, which a registry cannot be sent (RFC 7617)", usernameKey)
 	}
-	if err := CheckSecret(secret); err != nil {
+	if err := CheckPassword(username, secret); err != nil {
 		return Credential{}, fmt.Errorf("%s: %w", secretKey, err)
 	}
 	return Credential{username, Secret(secret)}, nil

@@ -68,7 +68,9 @@ func (s Source) Keychain() Keychain {
 }
 
 func (s Source) passwordFile() *file[Secret] {
-	return newFile("password_file", s.PasswordFile, maxSecretFile, s.StrictPermissions, parsePassword)
+	return newFile("password_file", s.PasswordFile, maxSecretFile, s.StrictPermissions, func(b []byte) (Secret, error) {
+		return parsePassword(s.Username, b)
+	})
 }
 
 func (s Source) dockerConfig() *file[dockerConfig] {
