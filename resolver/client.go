@@ -55,7 +55,12 @@ func (c client) Credential(ctx context.Context, _ string, _ credential.Credentia
 		return credential.Credential{}, err
 	}
 	answer, err := stream.ask(ctx, request)
-	if err != nil {
+	switch {
+	case errors.Is(err, errNoAnswer):
+		return credential.Credential{}, fmt.Errorf("ask client for credential: it cannot give the one that it has; is that, or the pull secret that it is of, malformed?: %w", credential.ErrUnavailable)
+	case errors.Is(err, context.DeadlineExceeded):
+		return credential.Credential{}, fmt.Errorf("ask client for credential: no answer in %s: %w", clientTimeout, credential.ErrUnavailable)
+	case err != nil:
 		return credential.Credential{}, fmt.Errorf("ask client for credential: no answer: %w", credential.ErrUnavailable)
 	}
 	var response transferapi.AuthResponse

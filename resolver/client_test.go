@@ -204,7 +204,7 @@ func TestClientDoesNotAnswer(t *testing.T) {
 	failing := newPod()
 	failing.err = errors.New("cannot read pod-pass of pod-user")
 	start := time.Now()
-	wantError(t, n.pull(ctx, ref, registry.WithCredentials(failing)), errdefs.ErrUnauthenticated, "ask client for credential")
+	wantError(t, n.pull(ctx, ref, registry.WithCredentials(failing)), errdefs.ErrUnauthenticated, "ask client for credential: it cannot give the one that it has; is that, or the pull secret that it is of, malformed?")
 	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("took %s, want an answer at once", took)
 	}
