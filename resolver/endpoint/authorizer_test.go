@@ -5,6 +5,7 @@ package endpoint_test
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -146,11 +147,17 @@ func TestTokenRefused(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		code int // 0: the server ends the connection
+		body string
 		want string
 	}{
-		{"unauthorized", http.StatusUnauthorized, "unauthorized (401 Unauthorized)"},
-		{"forbidden", http.StatusForbidden, "unauthorized (403 Forbidden)"},
-		{"gone", 0, "fetch token from "},
+		{"unauthorized", http.StatusUnauthorized, "", "unauthorized (401 Unauthorized): authorization failed"},
+		{"forbidden", http.StatusForbidden, "", "unauthorized (403 Forbidden): authorization failed"},
+		{"with a reason", http.StatusForbidden, `{"errors":[{"code":"DENIED","message":"client with IP 192.0.2.1\nis not allowed access"}]}`,
+			"unauthorized (403 Forbidden): denied: client with IP 192.0.2.1 is not allowed access: authorization failed"},
+		{"with another", http.StatusUnauthorized, `{"details":"incorrect password ` + password + `"}` + "\n", `unauthorized (401 Unauthorized): {"details":"incorrect password ***"}: authorization failed`},
+		{"with a long one", http.StatusUnauthorized, strings.Repeat("é", 1000), "unauthorized (401 Unauthorized): " + strings.Repeat("é", 256) + "…: authorization failed"},
+		{"with a page", http.StatusUnauthorized, " <!DOCTYPE html>", "unauthorized (401 Unauthorized): authorization failed"},
+		{"gone", 0, "", "fetch token from "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -160,6 +167,7 @@ func TestTokenRefused(t *testing.T) {
 						panic(http.ErrAbortHandler)
 					}
 					w.WriteHeader(tt.code)
+					_, _ = io.WriteString(w, tt.body)
 				})
 			})
 			err := pull(t.Context(), g.endpoint, "app", g.image)

@@ -5,6 +5,7 @@ package endpoint
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -185,7 +186,28 @@ func (a *Authorizer) explain(realm string, err error) error {
 	}
 	var status remoteerrors.ErrUnexpectedStatus
 	if errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden) {
-		return fmt.Errorf("%s: unauthorized (%s): %w", where, status.Status, docker.ErrInvalidAuthorization)
+		return fmt.Errorf("%s: unauthorized (%s)%s: %w", where, status.Status, reason(status.Body), docker.ErrInvalidAuthorization)
 	}
 	return fmt.Errorf("%s: %w", where, withoutURL(err))
+}
+
+// maxReason bounds what an error quotes of a server.
+const maxReason = 512
+
+// reason is what a token server says of its refusal, after a colon; "" if it says nothing, or has a page for people with browsers. It
+// may be another than the credential: an address that is not let in, an account without a right.
+func reason(body []byte) string {
+	var listed docker.Errors
+	text := string(body)
+	if err := json.Unmarshal(body, &listed); err == nil && listed.Len() > 0 {
+		text = listed.Error()
+	}
+	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "")), " ")
+	if text == "" || text[0] == '<' {
+		return ""
+	}
+	if len(text) > maxReason {
+		text = strings.ToValidUTF8(text[:maxReason], "") + "…"
+	}
+	return ": " + text
 }
