@@ -29,8 +29,21 @@ func (a *Authorizer) authorizeBearer(ctx context.Context, req *http.Request, c a
 	return nil
 }
 
+// checkRealm is that of the endpoint, but for a token for the registry itself, which no realm is asked for: a registry that takes
+// nothing else may name none.
+func (a *Authorizer) checkRealm(ctx context.Context, realm string, plain bool) error {
+	err := a.endpoint.checkRealm(realm, plain)
+	if err == nil {
+		return nil
+	}
+	if cred, kerr := a.keychain.Credential(ctx, a.image(ctx), credential.Credential{}); kerr == nil && cred.Username == credential.RegistryToken {
+		return nil
+	}
+	return err
+}
+
 func (a *Authorizer) learnBearer(ctx context.Context, c auth.Challenge, req *http.Request) error {
-	if err := a.endpoint.checkRealm(c.Parameters["realm"], req.URL.Scheme == "http"); err != nil {
+	if err := a.checkRealm(ctx, c.Parameters["realm"], req.URL.Scheme == "http"); err != nil {
 		return err
 	}
 	a.mu.Lock()
@@ -119,6 +132,10 @@ func (a *Authorizer) fetch(ctx context.Context, key string, options auth.TokenOp
 func (a *Authorizer) fetchAs(ctx context.Context, cred credential.Credential, options auth.TokenOptions) (token, error) {
 	if cred.Username == credential.RegistryToken {
 		return newToken(cred.Password.Reveal(), 0), nil
+	}
+	// Again: the credential may have been a token for the registry itself when the challenge came.
+	if err := a.endpoint.checkRealm(options.Realm, a.endpoint.plain.Load()); err != nil {
+		return token{}, err
 	}
 	options.Secret = cred.Password.Reveal()
 	if cred.Username != credential.IdentityToken {

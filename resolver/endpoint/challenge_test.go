@@ -7,7 +7,9 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -82,4 +84,30 @@ func TestTokensAreBounded(t *testing.T) {
 	if n := len(e.auth.tokens); n > maxTokens {
 		t.Errorf("got %d tokens remembered, want %d at most", n, maxTokens)
 	}
+}
+
+// SEC-02: a realm that was let through for a token that no realm is asked for does not get the password that took its place.
+func TestRealmOfReplacedToken(t *testing.T) {
+	t.Parallel()
+	realm := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		t.Errorf("got a request at the realm, with authorization %q", r.Header.Get("Authorization"))
+	}))
+	t.Cleanup(realm.Close)
+	k := &replacedKeychain{credential.Credential{Username: credential.RegistryToken, Password: "canary-token"}}
+	e, err := New("r.test", k, Options{TokenRealms: []string{"127.0.0.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	learn(t.Context(), t, e, realm.URL+"/token")
+	k.cred = credential.Credential{Username: "canary-user", Password: "canary-password"}
+	options := auth.TokenOptions{Realm: realm.URL + "/token"}
+	if _, err := e.auth.fetch(t.Context(), "", options); err == nil || !strings.Contains(err.Error(), "refused for r.test: plain http") {
+		t.Errorf("got %v, want the realm refused", err)
+	}
+}
+
+type replacedKeychain struct{ cred credential.Credential }
+
+func (k *replacedKeychain) Credential(context.Context, string, credential.Credential) (credential.Credential, error) {
+	return k.cred, nil
 }

@@ -36,6 +36,36 @@ func TestRegistryToken(t *testing.T) {
 	}
 }
 
+// D9: a registry to which a token is sent as it is need not name a token server, nor one that a password could go to.
+func TestRegistryTokenWithoutRealm(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("no realm", 1<<10)
+	authority := registrytest.NewAuthority(t)
+	other := registrytest.Serve(t, nil, status(http.StatusOK))
+	for _, challenge := range []string{`Bearer`, `Bearer realm="/token"`, `Bearer realm="` + other.URL + `/token"`} {
+		server := registrytest.Serve(t, authority.Server(t), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Authorization") != "Bearer canary-token" {
+				w.Header().Set("WWW-Authenticate", challenge)
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			registrytest.Registry{Image: image}.ServeHTTP(w, r)
+		}))
+		for token, want := range map[string]string{"canary-token": "", "canary-other": "unauthorized: the credential was refused"} {
+			e := newEndpoint(t, server.Host, &keychain{cred: credential.Credential{Username: credential.RegistryToken, Password: credential.Secret(token)}}, trusting(authority))
+			if err := pull(t.Context(), e, "app", image); want != "" {
+				wantError(t, err, want)
+			} else if err != nil {
+				t.Errorf("%s: %v", challenge, err)
+			}
+		}
+		wantError(t, pull(t.Context(), newEndpoint(t, server.Host, login(), trusting(authority)), "app", image), "token realm", "refused")
+	}
+	if got := other.Requests(); len(got) != 0 {
+		t.Errorf("got %d requests at another's token server, want none", len(got))
+	}
+}
+
 // C10: whatever a token server says of its token's life, a pull gets one token.
 func TestTokenOfAnyLife(t *testing.T) {
 	t.Parallel()

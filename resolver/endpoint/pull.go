@@ -59,7 +59,7 @@ func (p *pull) authorize(ctx context.Context, req *http.Request) error {
 	switch {
 	case !ok || !p.endpoint.isOwn(req.URL):
 		return nil
-	case challenge.Scheme == auth.BearerAuth && p.endpoint.checkRealm(realm, p.endpoint.plain.Load()) != nil:
+	case challenge.Scheme == auth.BearerAuth && p.checkRealm(ctx, realm, p.endpoint.plain.Load()) != nil:
 		return nil // the registry was plain HTTP when it named that realm, and speaks TLS now: let it ask again
 	}
 	var err error
