@@ -112,9 +112,9 @@ func choose(username, password, identity, registry string) (Credential, error) {
 	return newCredential(username, password, ": username", ": password")
 }
 
-// decodeAuth takes apart base64 of user:password. A password may have colons.
+// decodeAuth takes apart base64 of user:password, padded or not: kubelet reads both. A password may have colons.
 func decodeAuth(auth string) (username, password string, err error) {
-	decoded, err := base64.StdEncoding.DecodeString(auth)
+	decoded, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(auth, "="))
 	if err != nil {
 		return "", "", errors.New("is not base64")
 	}

@@ -77,6 +77,7 @@ func TestDockerConfigEntries(t *testing.T) {
 	for _, tt := range []struct{ name, entry, want string }{
 		{"auth", fmt.Sprintf(`{"auth":%q,"email":"x"}`, b64("u:p")), "u:p"},
 		{"auth with spaces around it", fmt.Sprintf(`{"auth":" %s\r\n"}`, b64("u:p")), "u:p"},
+		{"auth without padding, as kubelet reads it too", fmt.Sprintf(`{"auth":%q}`, strings.TrimRight(b64("us:pw"), "=")), "us:pw"},
 		{"C17 a password with colons", fmt.Sprintf(`{"auth":%q}`, b64("u: p:%ö")), "u: p:%ö"},
 		{"C17 a key file of Google's", fmt.Sprintf(`{"auth":%q}`, b64("_json_key:{\n\t\"a\": 1\r\n}\n")), "_json_key:{\n\t\"a\": 1\r\n}\n"},
 		{"padded with NUL", fmt.Sprintf(`{"auth":%q}`, b64("u:p\x00\x00")), "u:p"},
