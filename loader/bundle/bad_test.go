@@ -151,6 +151,7 @@ func TestDockerRefused(t *testing.T) {
 		{"E17 large manifest", all(manifest + strings.Repeat(" ", 20<<20)), "manifest.json is larger than 20 MiB"},
 		{"E17 large config", []member{text("manifest.json", manifest), text("c.json", strings.Repeat(" ", 20<<20+1))}, "c.json is larger than 20 MiB"},
 		{"E18 tag", all(strings.Replace(manifest, "example/a:1", "UPPER/Case:bad tag", 1)), `normalize image ref "UPPER/Case:bad tag": invalid reference format`},
+		{"SEC-31 tag with a digest", all(strings.Replace(manifest, "example/a:1", "example/a@"+named, 1)), "image docker.io/example/a@" + named + ": under this name the bundle has sha256:"},
 		{"E19 no images", all(`[]`), "manifest.json lists no image"},
 		{"E19 null", all(`null`), "manifest.json lists no image"},
 		{"E24 diffIDs", []member{text("manifest.json", manifest), {name: "c.json", data: one.config}, layers[0], layers[1]}, "image example/a:1: number of layers and diffIDs don't match: 2 != 1"},

@@ -72,6 +72,7 @@ func TestOCIRefused(t *testing.T) {
 		{"E19 no images", raw(`{"manifests":[]}`), "index.json lists no image"},
 		{"E19 no manifests", raw(`{}`), "index.json lists no image"},
 		{"E18 name", raw(strings.Replace(`{"manifests":[`+entry+`]}`, `,"size"`, `,"annotations":{"org.opencontainers.image.ref.name":"a/UPPER:1"},"size"`, 1)), `index.json: image name "a/UPPER:1": invalid reference format`},
+		{"SEC-31 name with another digest", raw(strings.Replace(`{"manifests":[`+entry+`]}`, `,"size"`, `,"annotations":{"io.containerd.image.name":"a@`+other.String()+`"},"size"`, 1)), "image a@" + other.String() + ": under this name the bundle has " + desc.Digest.String()},
 		{"E25 version", append([]member{text("oci-layout", `{"imageLayoutVersion":"2.0.0"}`)}, good[1:]...), "unsupported OCI version 2.0.0"},
 		{"E26 no index", append([]member{ociVersion}, good[2:]...), "missing index.json in OCI layout 1.0.0"},
 		{"E27 no manifest", []member{ociVersion, good[1], good[3]}, "image example/a:1: manifest " + desc.Digest.String() + " is not in the bundle"},
@@ -171,7 +172,7 @@ func TestNames(t *testing.T) {
 		{"example.com/a:1", "1", "example.com/a:1"},
 		{"busybox:1", "", "busybox:1"}, // as it is written
 		{"", "example.com/a:1", "example.com/a:1"},
-		{"", "example.com/a@" + digest.FromString("").String(), "example.com/a@" + digest.FromString("").String()},
+		{"", "example.com/a@" + digest.FromBytes(manifest).String(), "example.com/a@" + digest.FromBytes(manifest).String()},
 		{"", "latest", ""},
 		{"", "", ""},
 		{"short", "example.com/a:1", ""},

@@ -108,7 +108,7 @@ func (b *Bundle) addDocker(ctx context.Context, image dockerImage) (int, error) 
 			}
 			continue
 		}
-		if err := b.addImage(Image{Name: named.String(), Target: desc}); err != nil {
+		if err := b.refuse(b.addImage(Image{Name: named.String(), Target: desc})); err != nil {
 			return 0, err
 		}
 	}

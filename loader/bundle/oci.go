@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -99,8 +100,12 @@ func (b *Bundle) addOCI(ctx context.Context, g *graph, desc descriptor) error {
 	return b.addImage(Image{Name: name, Target: desc.target()})
 }
 
-// addImage adds an image, once.
+// addImage adds an image, once. A name with the digest of something else is refused: who asks for that digest must not get this.
 func (b *Bundle) addImage(image Image) error {
+	named, err := reference.ParseNormalizedNamed(image.Name)
+	if digested, ok := named.(reference.Digested); ok && err == nil && digested.Digest() != image.Target.Digest {
+		return fmt.Errorf("image %.300s: under this name the bundle has %s; save all platforms of it, or name it by a tag", image.Name, image.Target.Digest)
+	}
 	key := image.Name + "\n" + image.Target.Digest.String()
 	if b.listed[key] {
 		return nil
