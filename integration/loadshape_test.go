@@ -6,6 +6,8 @@ package integration_test
 import (
 	"encoding/json"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -132,4 +134,27 @@ func encoded(t *testing.T, v any) []byte {
 		t.Fatal(err)
 	}
 	return data
+}
+
+// TestLoadExported loads what `ctr image export` makes of everything that a node of Kubernetes has, under each name that it has
+// there: the same records, and no others.
+func TestLoadExported(t *testing.T) {
+	daemon.RequireRoot(t)
+	from := newLoading(t, "", daemon.Options{CRI: true})
+	from.bundle(t, "a.tar", oneLayer(361, "registry.k8s.io/a:1", "quay.io/b:2"))
+	from.put(t, "multi.tar", image.Tar(image.OCI([]image.Named{image.Multi(362).Name("registry.k8s.io/multi:1")}, "linux/amd64")))
+	from.start(t)
+	names := strings.Fields(from.Ctr(t, "-n", "k8s.io", "image", "ls", "-q"))
+	to := newLoading(t, "", daemon.Options{CRI: true})
+	from.Ctr(t, append([]string{"-n", "k8s.io", "image", "export", filepath.Join(to.folder, "all.tar")}, names...)...)
+	to.start(t)
+	got := strings.Fields(to.Ctr(t, "-n", "k8s.io", "image", "ls", "-q"))
+	slices.Sort(names)
+	slices.Sort(got)
+	if !slices.Equal(got, names) {
+		t.Errorf("got images %q, want %q", got, names)
+	}
+	if out, good := to.status(t); !good {
+		t.Errorf("got status\n%s", out)
+	}
 }

@@ -178,7 +178,7 @@ func imagesOf(ctx context.Context, b *bundle.Bundle, m machine) (found []*Image,
 	byDigest := map[digest.Digest]*Image{}
 	for _, i := range b.Images() {
 		if i.Name == "" {
-			problems = append(problems, fmt.Errorf("image %s of bundle %s has no name: give it one when it is saved", i.Target.Digest, b.Path()))
+			problems = append(problems, fmt.Errorf("image %s of bundle %s has no name: give it a whole one when it is saved, and not only a tag", i.Target.Digest, b.Path()))
 			continue
 		}
 		if image, ok := byDigest[i.Target.Digest]; ok {

@@ -173,6 +173,7 @@ func TestNames(t *testing.T) {
 		{"busybox:1", "", "busybox:1"}, // as it is written
 		{"", "example.com/a:1", "example.com/a:1"},
 		{"", "example.com/a@" + digest.FromBytes(manifest).String(), "example.com/a@" + digest.FromBytes(manifest).String()},
+		{digest.FromBytes(image.config).String(), "", ""}, // as CRI records it by its id
 		{"", "latest", ""},
 		{"", "", ""},
 		{"short", "example.com/a:1", ""},
@@ -184,6 +185,22 @@ func TestNames(t *testing.T) {
 		if got := b.Images(); len(got) != 1 || got[0].Name != test.want {
 			t.Errorf("image name %q, ref name %q: got %v, want the name %q", test.imageName, test.refName, got, test.want)
 		}
+	}
+}
+
+// TestNameless is about an image that has no name in one place and a name in another, as where all records of a node are exported.
+func TestNameless(t *testing.T) {
+	image := newSource(t, "amd64", []layer{newLayer(t, 1, 1)})
+	manifest := ociManifest(image)
+	var index ocispec.Index
+	for _, name := range []string{digest.FromBytes(image.config).String(), "example.com/a:1", ""} {
+		desc := descOf(ocispec.MediaTypeImageManifest, manifest)
+		desc.Annotations = map[string]string{images.AnnotationImageName: name}
+		index.Manifests = append(index.Manifests, desc)
+	}
+	b := open(t, write(t, pack(t, ociVersion, asJSON("index.json", index), blobMember(manifest), blobMember(image.config))), nil)
+	if got := b.Images(); len(got) != 1 || got[0].Name != "example.com/a:1" {
+		t.Errorf("got %v, want the image under its name alone", got)
 	}
 }
 

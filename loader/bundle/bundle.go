@@ -43,7 +43,7 @@ var (
 // Image is one image of a bundle under one name. An image with several tags is several Images.
 type Image struct {
 	// Name is the full reference under which `ctr image import` would store the image. A digest in it is that of Target. It is
-	// empty if the bundle gives none, or no more than a tag.
+	// empty if the bundle gives none, or no more than a tag or an id; then no other Image has the same Target.
 	Name string
 	// Target is the manifest or the index of the image, without annotations. Its platform is kept if the bundle
 	// gives it; in a docker-save archive it is that of the image's config.

@@ -79,13 +79,14 @@ func (d descriptor) attestation() bool {
 }
 
 // name returns the name under which `ctr image import` stores an image, as it is written there. A tag alone is none,
-// and neither is text without any of "/:@": ctr would put the day of the import before it.
+// and neither is text without any of "/:@": ctr would put the day of the import before it. Nor is an id, under which CRI records each
+// image beside its names: `ctr image export` of all that a node has writes it like a name.
 func (a annotations) name() (string, error) {
 	name := a.ImageName
 	if name == "" {
 		name = a.RefName
 	}
-	if !strings.ContainsAny(name, "/:@") {
+	if _, err := digest.Parse(name); err == nil || !strings.ContainsAny(name, "/:@") {
 		return "", nil
 	}
 	if _, err := reference.ParseNormalizedNamed(name); err != nil {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -116,6 +117,15 @@ func (b *Bundle) addImage(image Image) error {
 	}
 	b.images = append(b.images, image)
 	return nil
+}
+
+// dropNameless takes an image away that has no name in one place and a name in another.
+func (b *Bundle) dropNameless() {
+	named := map[digest.Digest]bool{}
+	for _, image := range b.images {
+		named[image.Target.Digest] = named[image.Target.Digest] || image.Name != ""
+	}
+	b.images = slices.DeleteFunc(b.images, func(i Image) bool { return i.Name == "" && named[i.Target.Digest] })
 }
 
 // errTooMany is returned for a bundle with more than maxManifests images.

@@ -64,6 +64,7 @@ func open(ctx context.Context, path string, known *Listing) (_ *Bundle, err erro
 	}
 	b.files = files
 	err = b.list(ctx)
+	b.dropNameless()
 	switch n := len(b.problems); {
 	case err != nil || len(b.images) > 0:
 	case n == 1:
