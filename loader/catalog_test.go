@@ -25,7 +25,9 @@ func imageOf(content string, names ...string) *Image {
 
 // TestCatalogNames has three bundles that lay claim to the same names.
 func TestCatalogNames(t *testing.T) {
-	c := newCatalog(Options{Platform: platforms.DefaultSpec(), Aliases: map[string]string{"alias.io/a:1": "quay.io/a:1", "alias.io/none:1": "quay.io/none:1"}})
+	c := newCatalog(Options{Platform: platforms.DefaultSpec(), Aliases: map[string]string{
+		"alias.io/a:1": "quay.io/a:1", "alias.io/none:1": "quay.io/none:1", "alias.io/wrong@" + digest.FromString("none").String(): "quay.io/b:1",
+	}})
 	first, same := imageOf("first", "quay.io/a:1"), imageOf("first", "quay.io/a:1", "quay.io/b:1")
 	other := imageOf("other", "quay.io/a:1")
 	c.entries = []*entry{
@@ -47,6 +49,7 @@ func TestCatalogNames(t *testing.T) {
 		{"quay.io/c@" + first.Target.Digest.String(), nil}, // another repository
 		{"alias.io/a:1", first},
 		{"alias.io/none:1", nil},
+		{"alias.io/wrong@" + digest.FromString("none").String(), nil},
 	} {
 		named, err := reference.ParseNormalizedNamed(tc.ref)
 		if err != nil {
@@ -59,8 +62,11 @@ func TestCatalogNames(t *testing.T) {
 	if want := []string{"quay.io/a:1", "alias.io/a:1"}; !slices.Equal(first.owned, want) {
 		t.Errorf("got names %q of the first, want %q", first.owned, want)
 	}
-	if len(other.owned) != 0 || len(other.lost) != 1 || len(same.lost) != 0 {
-		t.Errorf("got names %q, lost %q and %q; want one lost, of another digest", other.owned, other.lost, same.lost)
+	if len(other.owned) != 0 || len(other.lost) != 1 {
+		t.Errorf("got names %q, lost %q; want one lost, of another digest", other.owned, other.lost)
+	}
+	if len(same.owned) != 1 || len(same.lost) != 1 || !strings.Contains(same.lost[0], "alias.io/wrong@") {
+		t.Errorf("got names %q, lost %q; want an alias lost that has the digest of another image", same.owned, same.lost)
 	}
 	if !first.contested || other.contested {
 		t.Error("want the first contested, and the last not")

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/containerd/log"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/berth-edge/berth/loader/bundle"
@@ -58,10 +59,15 @@ func (c *Catalog) aliased(key string) (*Image, bool) {
 	return nil, false
 }
 
-// claim gives an image a name, unless a bundle before it has it. The image may have the name in another spelling already.
+// claim gives an image a name, unless a bundle before it has it, or it says a digest that is another's, as an alias may. The image
+// may have the name in another spelling already.
 func (c *Catalog) claim(name string, image *Image) {
 	named, err := c.parse(name)
 	if err != nil {
+		return
+	}
+	if digested, ok := named.(reference.Digested); ok && digested.Digest() != image.Target.Digest {
+		image.lost = append(image.lost, fmt.Sprintf("%s has the digest of another image", name))
 		return
 	}
 	for _, d := range append([]digest.Digest{image.Target.Digest}, image.contents.manifests...) {
