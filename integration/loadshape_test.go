@@ -158,3 +158,54 @@ func TestLoadExported(t *testing.T) {
 		t.Errorf("got status\n%s", out)
 	}
 }
+
+// TestLoadArtifacts loads a layout as cosign and hauler write them: a chart and a signature lie beside an image, with a name, with
+// that of the image, and without one. They are no images, and no fault.
+func TestLoadArtifacts(t *testing.T) {
+	daemon.RequireRoot(t)
+	l := newLoading(t, "", daemon.Options{CRI: true})
+	img := oneLayer(363)
+	blobs := img.Blobs()
+	artifact := func(config, layer, content, name string) ocispec.Descriptor {
+		text, data := []byte(`{"architecture":"","os":"","config":{},"rootfs":{"type":"layers","diff_ids":["`+digest.FromString(content)+`"]}}`), []byte(content)
+		manifest := encoded(t, ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: descriptorOf(config, text), Layers: []ocispec.Descriptor{descriptorOf(layer, data)}})
+		for _, blob := range [][]byte{text, data, manifest} {
+			blobs[digest.FromBytes(blob)] = blob
+		}
+		desc := descriptorOf(ocispec.MediaTypeImageManifest, manifest)
+		if name != "" {
+			desc.Annotations = map[string]string{"org.opencontainers.image.ref.name": name}
+		}
+		return desc
+	}
+	named := img.Descriptor
+	named.Annotations = map[string]string{"org.opencontainers.image.ref.name": "registry.k8s.io/signed:1"}
+	chart := artifact("application/vnd.cncf.helm.config.v1+json", "application/vnd.cncf.helm.chart.content.v1.tar+gzip", "chart", "registry.k8s.io/charts/a:1")
+	index := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{
+		chart, named,
+		artifact(ocispec.MediaTypeImageConfig, "application/vnd.dev.cosign.simplesigning.v1+json", "signature", "registry.k8s.io/signed:1"),
+		artifact(ocispec.MediaTypeImageConfig, "application/vnd.dsse.envelope.v1+json", "attestation", ""),
+	}}
+	entries := []image.Entry{
+		{Name: ocispec.ImageLayoutFile, Data: encoded(t, ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})},
+		{Name: ocispec.ImageIndexFile, Data: encoded(t, index)},
+	}
+	for d, data := range blobs {
+		entries = append(entries, image.Entry{Name: "blobs/sha256/" + d.Encoded(), Data: data})
+	}
+	image.WriteLayout(t, filepath.Join(l.folder, "store"), entries)
+	l.put(t, "store.tar.gz", image.Gzip(image.Tar(entries)))
+	for range 2 {
+		l.start(t)
+		out, good := l.status(t)
+		if got := stateOf(out, chart.Digest.String()); !good || got != "no image" {
+			t.Errorf("got state %q of the chart, want \"no image\" and no fault:\n%s", got, out)
+		}
+		l.wantLoaded(t, img.Name("registry.k8s.io/signed:1"))
+		l.waitPinned(t, "registry.k8s.io/signed:1", true)
+		if got := targets(t, l.Daemon, "k8s.io")["registry.k8s.io/charts/a:1"]; got != "" {
+			t.Errorf("got the chart recorded as %s", got)
+		}
+		l.Stop(t)
+	}
+}

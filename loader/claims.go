@@ -23,6 +23,9 @@ func (c *Catalog) index() {
 	for _, e := range c.entries {
 		for _, image := range slices.Backward(e.images) { // of two images of one name in a bundle ctr imports the last
 			image.owned, image.lost, image.twin = nil, nil, nil
+			if image.state == NoImage {
+				continue
+			}
 			for _, name := range image.Names {
 				c.claim(name, image)
 			}

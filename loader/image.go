@@ -6,6 +6,7 @@ package loader
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -177,6 +178,9 @@ func imagesOf(ctx context.Context, b *bundle.Bundle, m machine) (found []*Image,
 	problems = b.Problems()
 	byDigest := map[digest.Digest]*Image{}
 	for _, i := range b.Images() {
+		if i.Name == "" && i.Artifact {
+			continue // such as a signature, which index.json lists beside what it is about
+		}
 		if i.Name == "" {
 			problems = append(problems, fmt.Errorf("image %s of bundle %s has no name: give it a whole one when it is saved, and not only a tag", i.Target.Digest, b.Path()))
 			continue
@@ -187,7 +191,9 @@ func imagesOf(ctx context.Context, b *bundle.Bundle, m machine) (found []*Image,
 		}
 		image := &Image{Bundle: b, Target: i.Target, Names: []string{i.Name}, state: Waiting}
 		var err error
-		if image.contents, err = contentsOf(ctx, b, i.Target, m, 0); err != nil {
+		if i.Artifact {
+			image.state = NoImage
+		} else if image.contents, err = contentsOf(ctx, b, i.Target, m, 0); err != nil {
 			problems = append(problems, fmt.Errorf("image %s of bundle %s: %w", i.Name, b.Path(), err))
 			continue
 		}
@@ -198,6 +204,9 @@ func imagesOf(ctx context.Context, b *bundle.Bundle, m machine) (found []*Image,
 }
 
 const maxNesting = 8
+
+// errNoImage is returned for what containerd cannot run, and is not meant to: a chart, a signature, any other artifact.
+var errNoImage = errors.New("a manifest of it is of no image")
 
 // contentsOf goes from an image's target down to the one manifest for this machine. What an index names for other
 // platforms need not be in the bundle.
@@ -240,7 +249,7 @@ func contentsOf(ctx context.Context, b content.Provider, desc ocispec.Descriptor
 			c.blobs = append([]ocispec.Descriptor{desc}, c.blobs...)
 			return c, nil
 		}
-		if !errdefs.IsNotFound(err) {
+		if !errdefs.IsNotFound(err) && !errors.Is(err, errNoImage) {
 			return contents{}, err
 		}
 		absent = append(absent, err.Error())
@@ -263,8 +272,8 @@ func contentsOfManifest(ctx context.Context, b content.Provider, desc ocispec.De
 			c.blobs = append(c.blobs, child)
 		}
 	}
-	if c.config.Digest == "" {
-		return contents{}, fmt.Errorf("manifest %s has no image configuration: %w", desc.Digest, errdefs.ErrInvalidArgument)
+	if others := len(children) - 1 - len(c.layers); c.config.Digest == "" || len(c.layers) == 0 && others > 0 {
+		return contents{}, errNoImage
 	}
 	text, err := content.ReadBlob(ctx, b, c.config)
 	if err != nil {

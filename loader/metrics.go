@@ -45,7 +45,7 @@ func (l *Loader) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (l *Loader) Collect(ch chan<- prometheus.Metric) {
 	bundles := map[State]int{Listing: 0, Copying: 0, Loading: 0, Loaded: 0, Present: 0, Failed: 0}
-	images := map[State]int{Waiting: 0, Loading: 0, Loaded: 0, Repaired: 0, Present: 0, Failed: 0, Shadowed: 0}
+	images := map[State]int{Waiting: 0, Loading: 0, Loaded: 0, Repaired: 0, Present: 0, Failed: 0, Shadowed: 0, NoImage: 0}
 	for _, b := range l.catalog.Status() {
 		bundles[b.State]++
 		for _, i := range b.Images {

@@ -36,6 +36,8 @@ const (
 	Failed State = "failed"
 	// Shadowed is an image that is not loaded, since each of its names is another's of a bundle further in front.
 	Shadowed State = "shadowed"
+	// NoImage is what a bundle holds under a name, and is no image: a chart, a signature. It is left where it is.
+	NoImage State = "no image"
 )
 
 // entry is one bundle of a catalog. Its state is guarded by the catalog.
@@ -242,7 +244,7 @@ func (e *entry) lockedStatus() BundleStatus {
 	}
 	for _, i := range e.images {
 		state := i.state
-		if len(i.owned) == 0 && i.err == nil {
+		if len(i.owned) == 0 && i.err == nil && state != NoImage {
 			state = Shadowed // also if it was loaded before the bundle in front was listed
 		}
 		s.Images = append(s.Images, ImageStatus{Names: i.Names, Digest: i.Target.Digest, State: state, Err: i.err, Notes: i.lost, Size: i.contents.size(), Read: i.read.Load()})

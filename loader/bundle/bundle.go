@@ -48,6 +48,8 @@ type Image struct {
 	// Target is the manifest or the index of the image, without annotations. Its platform is kept if the bundle
 	// gives it; in a docker-save archive it is that of the image's config.
 	Target ocispec.Descriptor
+	// Artifact says that Target is no image, by the media types that its manifest lists: a chart, a signature.
+	Artifact bool
 }
 
 // Referrer is a manifest about an image of the bundle, such as a signature. It is no image, and nothing that a node loads.

@@ -98,7 +98,7 @@ func (b *Bundle) addOCI(ctx context.Context, g *graph, desc descriptor) error {
 	case n.missing != nil:
 		return fmt.Errorf("image %s: %w: %w", image, n.missing, errdefs.ErrNotFound)
 	}
-	return b.addImage(Image{Name: name, Target: desc.target()})
+	return b.addImage(Image{Name: name, Target: desc.target(), Artifact: n.artifact})
 }
 
 // addImage adds an image, once. A name with the digest of something else is refused: who asks for that digest must not get this.
@@ -178,6 +178,8 @@ type node struct {
 	other bool
 	// missing says what the image lacks to be one.
 	missing error
+	// artifact is a manifest of something else than an image, or an index of nothing but such.
+	artifact bool
 	// height is the number of indexes from this one down to the lowest, 0 for a manifest.
 	height int
 	// err is what is wrong with it, or below it.
@@ -240,7 +242,10 @@ func (g *graph) visitIndex(ctx context.Context, desc descriptor, data []byte, de
 		if c.missing != nil {
 			why = c.missing
 		}
-		whole = whole || c.missing == nil && !c.other
+		if c.missing == nil && !c.other {
+			n.artifact = c.artifact && (n.artifact || !whole)
+			whole = true
+		}
 	}
 	if !whole {
 		n.missing = fmt.Errorf("none of the %d manifests of its index %s is in the bundle with its config: %w", len(x.Manifests), desc.Digest, why)
@@ -267,7 +272,9 @@ func (g *graph) visitManifest(desc descriptor, data []byte) (node, error) {
 	if !g.bundle.Has(m.Config.Digest) {
 		return node{missing: fmt.Errorf("config %s of manifest %s %s", m.Config.Digest, desc.Digest, g.bundle.absence(m.Config.Digest))}, nil
 	}
-	return node{}, nil
+	isLayer := func(d descriptor) bool { return images.IsLayerType(d.MediaType) }
+	isImage := images.IsConfigType(m.Config.MediaType) && (len(m.Layers) == 0 || slices.ContainsFunc(m.Layers, isLayer))
+	return node{artifact: !isImage}, nil
 }
 
 // blobJSON returns the content of desc, which b has, and verifies it.
