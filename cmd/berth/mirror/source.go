@@ -117,10 +117,15 @@ func (s *BundleSource) index(ctx context.Context) error {
 	for _, r := range s.bundle.Referrers() {
 		name(r.Name, r.Target)
 	}
-	for _, image := range s.bundle.Images() { // of two images of one name the last has it, as where they are loaded
-		name(image.Name, image.Target)
-		if err := s.indexDigests(ctx, image.Target); err != nil {
-			return fmt.Errorf("open bundle %s: %w", s.bundle.Path(), err)
+	for _, artifacts := range []bool{true, false} { // cosign gives an image's signature the name of the image, whose it is
+		for _, image := range s.bundle.Images() { // of two images of one name the last has it, as where they are loaded
+			if image.Artifact != artifacts {
+				continue
+			}
+			name(image.Name, image.Target)
+			if err := s.indexDigests(ctx, image.Target); err != nil {
+				return fmt.Errorf("open bundle %s: %w", s.bundle.Path(), err)
+			}
 		}
 	}
 	return nil

@@ -93,6 +93,31 @@ func TestBundleSourceNames(t *testing.T) {
 	}
 }
 
+// TestBundleSourceSigned has a layout as cosign writes it, which gives an image's signature the name of the image.
+func TestBundleSourceSigned(t *testing.T) {
+	image := registrytest.NewImage("signed", 100)
+	signature := registrytest.NewImage("signature", 100).With(func(m *ocispec.Manifest) {
+		m.Layers[0].MediaType = "application/vnd.dev.cosign.simplesigning.v1+json"
+	})
+	for i, bundled := range [][]registrytest.Image{{image, signature}, {signature, image}} {
+		path := filepath.Join(t.TempDir(), fmt.Sprint(i)+".tar")
+		writeBundle(t, path, "quay.io/signed:1", bundled...)
+		src, err := OpenBundle(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer src.Close()
+		for ref, want := range map[string]digest.Digest{
+			"quay.io/signed:1": digest.FromBytes(image.Manifest),
+			"quay.io/signed@" + digest.FromBytes(signature.Manifest).String(): digest.FromBytes(signature.Manifest),
+		} {
+			if got, err := src.Resolve(t.Context(), ref); err != nil || got.Digest != want {
+				t.Errorf("%s: got %s %v, want %s", ref, got.Digest, err, want)
+			}
+		}
+	}
+}
+
 // TestBundleSourceDigests asks for the digests of an index and of its manifests, of which a bundle need not hold all.
 func TestBundleSourceDigests(t *testing.T) {
 	held, absent := registrytest.NewImage("held", 100), registrytest.NewImage("absent", 100)
