@@ -195,6 +195,26 @@ func slowly(t *testing.T, archive []byte) []byte {
 	return out.Bytes()
 }
 
+// TestPullOtherPlatform pulls an image for a platform that its bundle was made without: from the registry, or not at all.
+func TestPullOtherPlatform(t *testing.T) {
+	daemon.RequireRoot(t)
+	r := registry.Start(t, registry.Options{})
+	multi := image.Multi(363)
+	multi.Push(t, r, "edge/multi:1")
+	l := newLoading(t, entry(t, r, "edge")+rule("registry.k8s.io", r.Host()+"/edge"), daemon.Options{})
+	l.put(t, "multi.tar", image.Tar(image.OCI([]image.Named{multi.Name("registry.k8s.io/multi:1", "registry.k8s.io/absent:1")}, "linux/amd64")))
+	l.start(t)
+	l.Ctr(t, "images", "pull", "--platform", "linux/arm64", "registry.k8s.io/multi:1")
+	arm := multi.For("linux/arm64")
+	if got := len(r.Log.Match("GET", "/v2/edge/multi/blobs/"+arm.Layers[0].Digest.String())); got != 1 {
+		t.Errorf("got %d requests of the layer for linux/arm64, want 1: %q", got, r.Log.Lines())
+	}
+	const want = "holds no image for the platform that is wanted"
+	if out, err := l.TryCtr(t, "images", "pull", "--platform", "linux/arm64", "registry.k8s.io/absent:1"); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %s, error %v, want %q", out, err, want)
+	}
+}
+
 // TestPullWhileLoading pulls images as soon as containerd serves: those of a compressed bundle that has not been listed
 // yet, and those that are being loaded, come from the bundle.
 func TestPullWhileLoading(t *testing.T) {

@@ -5,12 +5,14 @@ package resolver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -59,20 +61,29 @@ func (rs *Routes) bundled(ctx context.Context, named reference.Named) (Bundled, 
 func (r Route) inBundle() bool { return len(r.Targets) > 0 && r.Targets[0].Bundled != nil }
 
 // held returns h without what an index names that the bundle does not hold: platforms that were left out of it, which a
-// client that wants all that there is, as ctr does, need not have. It is an error if nothing is left of what is wanted.
-func (b Bundled) held(h images.HandlerFunc) images.HandlerFunc {
+// client that wants all that there is, as ctr does, need not have. It is an error if nothing is left of what is wanted, or of a
+// platform that is to be unpacked: ctr wants the manifests of the others, too, and would take those for the image.
+func (b Bundled) held(h images.HandlerFunc, unpacks []transfer.UnpackConfiguration) images.HandlerFunc {
 	return func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		wanted, err := h(ctx, desc)
 		if err != nil || !images.IsIndexType(desc.MediaType) || len(wanted) == 0 {
 			return wanted, err
 		}
 		held := slices.DeleteFunc(slices.Clone(wanted), func(d ocispec.Descriptor) bool { return !b.Holds(d.Digest) })
-		if len(held) == 0 {
-			return nil, fmt.Errorf("bundle %s holds no image for the platform that is wanted of index %s: %w", b.Path, desc.Digest, errdefs.ErrNotFound)
+		lacks := func(u transfer.UnpackConfiguration) bool {
+			m := platforms.Only(u.Platform)
+			matches := func(d ocispec.Descriptor) bool { return d.Platform == nil || m.Match(*d.Platform) }
+			return slices.ContainsFunc(wanted, matches) && !slices.ContainsFunc(held, matches)
+		}
+		if len(held) == 0 || slices.ContainsFunc(unpacks, lacks) {
+			return nil, fmt.Errorf("bundle %s %w of index %s: %w", b.Path, errNotHeld, desc.Digest, errdefs.ErrNotFound)
 		}
 		return held, nil
 	}
 }
+
+// errNotHeld is returned where the next target is to be asked: a bundle need not have what a registry has.
+var errNotHeld = errors.New("holds no image for the platform that is wanted")
 
 // bundleOrigin is an image in a bundle while it is pulled.
 type bundleOrigin struct{ *Bundled }

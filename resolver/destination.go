@@ -64,7 +64,7 @@ func (d *destination) ImageFilter(h images.HandlerFunc, cs content.Store) images
 		h = f.ImageFilter(h, cs)
 	}
 	if d.bundled != nil {
-		h = d.bundled.held(h)
+		h = d.bundled.held(h, d.UnpackPlatforms())
 	}
 	return h
 }

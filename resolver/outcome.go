@@ -130,6 +130,8 @@ func (a attempt) goOn(ctx context.Context) bool {
 		return true // could not be resolved
 	case !a.source.chosen.Load():
 		return false // a verifier refused it
+	case errors.Is(a.err, errNotHeld):
+		return true
 	}
 	switch a.outcome() {
 	case wrongContent, truncated:
