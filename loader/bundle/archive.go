@@ -26,6 +26,8 @@ type table struct {
 	again   []*file // entries of a name that another has, see sameAgain
 	entries int
 	names   int
+	// followed says that another archive stands behind the end of this one.
+	followed bool
 }
 
 func (t *table) find(name string) (*file, bool) {
@@ -34,6 +36,8 @@ func (t *table) find(name string) (*file, bool) {
 }
 
 func (t *table) all() []*file { return t.list }
+
+func (t *table) isFollowed() bool { return t.followed }
 
 // add adds the entry of hdr. It returns nil for a directory.
 func (t *table) add(hdr *tar.Header) (*file, error) {
@@ -149,7 +153,7 @@ func openArchive(ctx context.Context, f *held[*os.File], size int64) (*archive, 
 		}
 		hdr, err := tr.Next()
 		if errors.Is(err, io.EOF) {
-			a.ended = endMark(in)
+			a.ended, a.followed = endMark(in), isFollowed(in)
 			return a, a.sameAgain(ctx, a.open)
 		}
 		offset, _ := in.Seek(0, io.SeekCurrent)
@@ -182,6 +186,21 @@ func endMark(in *io.SectionReader) bool {
 	offset, _ := in.Seek(0, io.SeekCurrent)
 	_, err := in.ReadAt(block, offset-512)
 	return err == nil && bytes.Count(block, []byte{0}) == len(block)
+}
+
+// isFollowed reports whether another archive begins soon after the end of one, as where somebody joined two with cat. No reader of
+// tar looks there.
+func isFollowed(r io.Reader) bool {
+	block := make([]byte, 512)
+	for range 128 {
+		if _, err := io.ReadFull(r, block); err != nil {
+			return false
+		}
+		if bytes.Count(block, []byte{0}) < len(block) {
+			return isTar(block)
+		}
+	}
+	return false
 }
 
 // headerError says where an archive cannot be followed any further.

@@ -264,6 +264,30 @@ func TestE45Annotations(t *testing.T) {
 	}
 }
 
+// TestFollowed is about two archives that were joined with cat: what is in the first is loaded, and that there is a second is said.
+func TestFollowed(t *testing.T) {
+	images := twoImages(t)
+	first, second := pack(t, podman(images[:1])...), pack(t, podman(images[1:])...)
+	for _, packing := range packings[:3] {
+		path := write(t, append(packing.pack(t, append(first, make([]byte, 9*512)...)), packing.pack(t, second)...))
+		var known *bundle.Listing
+		for range 2 {
+			b := open(t, path, known)
+			if got := b.Images(); len(got) != len(images[0].tags) {
+				t.Errorf("%s: got images %v, want those of the first", packing.name, got)
+			}
+			if err := errors.Join(b.Problems()...); err == nil || err.Error() != "open bundle "+path+": another archive follows the first one, and is not read; save all images into one" {
+				t.Errorf("%s: got problem %v, want one of the second archive", packing.name, err)
+			}
+			known = b.Listing()
+		}
+		path = write(t, packing.pack(t, append(first, make([]byte, 40*512)...)))
+		if got := open(t, path, nil).Problems(); len(got) != 0 {
+			t.Errorf("%s: got problems %v of padding", packing.name, got)
+		}
+	}
+}
+
 // TestOneImageRefused is about bundles of which one image cannot be used: the others are listed, and that one is named, in
 // whatever order they are, and also with a listing.
 func TestOneImageRefused(t *testing.T) {

@@ -163,6 +163,8 @@ func (b *Bundle) Close() error { return b.files.Close() }
 type files interface {
 	// find returns the file of a cleaned name.
 	find(name string) (*file, bool)
+	// isFollowed reports whether another archive follows, which is not read.
+	isFollowed() bool
 	// all returns the files in the order in which they are read best.
 	all() []*file
 	// open returns the content of f. Where the bundle is plain the reader is a *section.

@@ -37,7 +37,7 @@ func openCompressed(ctx context.Context, f *held[*os.File], size int64, packed c
 		return c, known.restore(c)
 	}
 	var last *file
-	err := c.read(ctx, func(hdr *tar.Header, r io.Reader) error {
+	followed, err := c.read(ctx, func(hdr *tar.Header, r io.Reader) error {
 		entry, err := c.add(hdr)
 		if err != nil || entry == nil || entry.unusable != "" {
 			return err
@@ -51,14 +51,16 @@ func openCompressed(ctx context.Context, f *held[*os.File], size int64, packed c
 	if err != nil {
 		return nil, err
 	}
+	c.followed = followed
 	return c, c.sameAgain(ctx, c.open)
 }
 
-// read calls fn with every entry, and goes on to the end of the file, which is where its checksum is.
-func (c *compressed) read(ctx context.Context, fn func(*tar.Header, io.Reader) error) error {
+// read calls fn with every entry, and goes on to the end of the file, which is where its checksum is. It reports whether another archive
+// follows.
+func (c *compressed) read(ctx context.Context, fn func(*tar.Header, io.Reader) error) (followed bool, err error) {
 	d, err := c.decompress(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer d.Close()
 	tr := tar.NewReader(d)
@@ -69,15 +71,16 @@ func (c *compressed) read(ctx context.Context, fn func(*tar.Header, io.Reader) e
 			break
 		}
 		if err != nil {
-			return d.headerError(err, last)
+			return false, d.headerError(err, last)
 		}
 		last = hdr.Name
 		if err := fn(hdr, tr); err != nil {
-			return inEntry(last, d.cause(err))
+			return false, inEntry(last, d.cause(err))
 		}
 	}
+	followed = isFollowed(d)
 	_, err = io.Copy(io.Discard, d)
-	return err
+	return followed, err
 }
 
 func inEntry(name string, err error) error {
@@ -175,7 +178,7 @@ func (c *compressed) open(ctx context.Context, want *file) (io.ReadCloser, error
 // walk calls fn with the files that are wanted, in one pass to the end of the bundle.
 func (c *compressed) walk(ctx context.Context, want func(*file) bool, fn func(*file, io.Reader) error) error {
 	visited := map[*file]bool{}
-	return c.read(ctx, func(hdr *tar.Header, r io.Reader) error {
+	_, err := c.read(ctx, func(hdr *tar.Header, r io.Reader) error {
 		f, ok := c.find(path.Clean(hdr.Name))
 		if !ok || hdr.Typeflag != tar.TypeReg || visited[f] || !want(f) {
 			return nil
@@ -186,6 +189,7 @@ func (c *compressed) walk(ctx context.Context, want func(*file) bool, fn func(*f
 		}
 		return fn(f, r)
 	})
+	return err
 }
 
 // decompress returns a reader of the archive from its start.

@@ -24,6 +24,8 @@ type Listing struct {
 	// systems have files of other content with the same inodes, sizes and times.
 	Tail    digest.Digest `json:"tail"`
 	Entries []entry       `json:"entries"`
+	// Followed says that another archive follows, which is not read.
+	Followed bool `json:"followed,omitempty"`
 }
 
 // entry is one entry of an archive in a Listing.
@@ -46,6 +48,7 @@ func (b *Bundle) Listing() *Listing {
 	}
 	l := &Listing{Version: listingVersion, File: b.id, Tail: b.tail}
 	if c, ok := b.files.(*compressed); ok {
+		l.Followed = c.followed
 		for _, f := range c.list {
 			l.Entries = append(l.Entries, entry{f.name, f.size, f.link, f.unusable, f.packed, f.digest, c.kept[f]})
 		}
@@ -107,6 +110,7 @@ func (l *Listing) valid() bool {
 
 // restore fills c from l.
 func (l *Listing) restore(c *compressed) error {
+	c.followed = l.Followed
 	for _, e := range l.Entries {
 		f := &file{name: e.Name, size: e.Size, link: e.Link, unusable: e.Unusable, packed: e.Packed, digest: e.Digest, sniffed: true}
 		if err := c.insert(f); err != nil {

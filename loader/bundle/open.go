@@ -65,6 +65,9 @@ func open(ctx context.Context, path string, known *Listing) (_ *Bundle, err erro
 	b.files = files
 	err = b.list(ctx)
 	b.dropNameless()
+	if files.isFollowed() {
+		b.problems = append(b.problems, errors.New("another archive follows the first one, and is not read; save all images into one"))
+	}
 	switch n := len(b.problems); {
 	case err != nil || len(b.images) > 0:
 	case n == 1:
