@@ -67,6 +67,7 @@ func TestLoadCommand(t *testing.T) {
 			"  " + folder + "/c: loaded, oci-layout, 1 image", "    quay.io/team/c:1 " + c.Digest.String() + ": loaded"}, nil},
 		{"a bad file and a good one", []string{bad, good}, 1, []string{
 			"  " + bad + ": failed", "    error: ", "  " + good + ": present"}, nil},
+		{"a name that is not UTF-8", []string{"\xff.tar"}, 1, nil, []string{"error: load \"" + dir + `/\xff.tar": its path is not UTF-8; rename it`}},
 		{"no such file", []string{"absent.tar"}, 1, nil, []string{"error: ", "load " + dir + "/absent.tar: no such file or directory"}},
 		{"no such file before a good one", []string{"absent.tar", other}, 1, []string{
 			"  " + other + ": loaded, oci-archive, 1 image", "  " + dir + "/absent.tar: failed\n    error: load " + dir + "/absent.tar: no such file or directory"}, nil},

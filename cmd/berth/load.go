@@ -11,6 +11,7 @@ import (
 	"io"
 	"path/filepath"
 	"time"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v3"
 
@@ -46,6 +47,9 @@ func load(ctx context.Context, cmd *cli.Command) error {
 		path, err := filepath.Abs(arg)
 		if err != nil {
 			return err
+		}
+		if !utf8.ValidString(path) { // nor can a label name it
+			return fmt.Errorf("load %q: its path is not UTF-8; rename it", path)
 		}
 		paths = append(paths, path)
 	}
