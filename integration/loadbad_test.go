@@ -198,6 +198,24 @@ func TestOneBadImage(t *testing.T) {
 	l.becomesLoaded(t, "quay.io/onebad/bad:1", bad.Image)
 }
 
+// TestStatusOfStrangeEntry has a bundle whose fault names an entry that is not UTF-8, which an answer over gRPC cannot have in it: the
+// status is there all the same.
+func TestStatusOfStrangeEntry(t *testing.T) {
+	daemon.RequireRoot(t)
+	l := newLoading(t, "", daemon.Options{})
+	bad := l.put(t, "bad.tar", image.Tar([]image.Entry{
+		{Name: "manifest.json", Data: []byte(`[{"Config":"config.json","RepoTags":["quay.io/strange:1"],"Layers":[]}]`)},
+		{Name: "config.json", Link: "\xff.json"}, {Name: "\xff.json", Data: []byte{}},
+	}))
+	l.start(t)
+	if out, good := l.status(t); good || !strings.Contains(section(out, bad), "\ufffd.json is empty") {
+		t.Errorf("got status %t\n%s\nwant the fault of %s", good, out, bad)
+	}
+	if out, errs, code := berth(t, "load", "--address", l.Address, bad); code != 1 || !strings.Contains(out, "\ufffd.json is empty") {
+		t.Errorf("load: got %d\n%s%s\nwant the fault", code, out, errs)
+	}
+}
+
 // section is what status prints of a bundle.
 func section(status, path string) string {
 	_, rest, _ := strings.Cut(status, "\n  "+path+": ")

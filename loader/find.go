@@ -51,6 +51,8 @@ func find(paths []string) (files []string, refused []refusal) {
 			err = trustedBundle(path, info)
 		}
 		switch {
+		case !utf8.ValidString(path):
+			refuse(unnameable(path, path))
 		case err != nil:
 			refuse(path, err)
 		case !info.IsDir() || isLayout(path):
@@ -97,8 +99,8 @@ func findIn(dir string, paths []string, add func(string), refuse func(string, er
 				refuse(path, fmt.Errorf("find bundles: %s lies in a folder of bundles, and is not gone into; name it in paths", path))
 			}
 			continue // no bundle
-		case !utf8.ValidString(path + at): // nor can a label name it, nor an answer
-			refuse(strings.Trim(strconv.Quote(path), `"`), fmt.Errorf("refusing bundle %q: its name is not UTF-8; rename it", cmp.Or(at, path)))
+		case !utf8.ValidString(path + at):
+			refuse(unnameable(path, cmp.Or(at, path)))
 			continue
 		case err != nil:
 			refuse(path, err)
@@ -110,6 +112,11 @@ func findIn(dir string, paths []string, add func(string), refuse func(string, er
 		}
 		add(at)
 	}
+}
+
+// unnameable is why a bundle is refused that no label can name, nor an answer.
+func unnameable(path, at string) (string, error) {
+	return strings.Trim(strconv.Quote(path), `"`), fmt.Errorf("refusing bundle %q: its name is not UTF-8; rename it", at)
 }
 
 // holdsArchives reports whether a directory has files that are called as archives are. Their content is not looked at: whatever

@@ -39,6 +39,14 @@ func TestFindNames(t *testing.T) {
 			t.Errorf("got %q: %s, want %s refused", refused[i].path, text, name)
 		}
 	}
+	link := filepath.Join(t.TempDir(), "link.tar") // a path by itself, and where it leads
+	if err := os.Symlink(filepath.Join(store, "far\xfe.tar"), link); err != nil {
+		t.Fatal(err)
+	}
+	files, refused = find([]string{link})
+	if len(files) != 0 || len(refused) != 1 || !strings.Contains(refused[0].err.Error(), `far\xfe.tar": its name is not UTF-8; rename it`) || !utf8.ValidString(refused[0].path) {
+		t.Errorf("%s: got %q, and %v refused; want it refused", link, files, refused)
+	}
 }
 
 // TestFindLayouts tells a layout from a folder that holds one, whatever that is called.

@@ -60,7 +60,7 @@ func textOf(err error) string {
 	if err == nil {
 		return ""
 	}
-	return err.Error()
+	return strings.ToValidUTF8(err.Error(), "\ufffd") // an entry of a bundle may have any name, an answer may not
 }
 
 // loaderInUse returns the loader, or why there is none.
