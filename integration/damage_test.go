@@ -86,6 +86,18 @@ func TestDamagedSnapshots(t *testing.T) {
 		}
 	})
 
+	t.Run("of a name that is not UTF-8, found by status --verify", func(t *testing.T) {
+		l := newLoading(t, "", daemon.Options{})
+		odd := image.New(image.Config{Layers: []image.Layer{image.NewLayer(image.Random("etc/\xff", 3, 60000))}})
+		l.bundle(t, "odd.tar", odd.Name("registry.k8s.io/odd:1"))
+		l.start(t)
+		l.waitVerified(t)
+		zero(t, l.Root, "etc/\xff", func(path string) error { return os.WriteFile(path, make([]byte, 60000), 0o644) })
+		if out, errs, code := berth(t, "status", "--verify", "--address", l.Address); code != 0 || !strings.Contains(out, "such as etc/\ufffd; they were unpacked again\n") {
+			t.Errorf("got status %d\n%s%s\nwant that the file is unpacked again", code, out, errs)
+		}
+	})
+
 	t.Run("with zeros of the same size, found by status --verify", func(t *testing.T) {
 		l := newLoading(t, "", daemon.Options{})
 		image.WriteFile(t, filepath.Join(l.folder, "a.tar"), archive)

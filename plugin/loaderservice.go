@@ -60,8 +60,11 @@ func textOf(err error) string {
 	if err == nil {
 		return ""
 	}
-	return strings.ToValidUTF8(err.Error(), "\ufffd") // an entry of a bundle may have any name, an answer may not
+	return valid(err.Error())
 }
+
+// valid returns text as an answer may have it: an entry of a bundle, or a file of a layer, may have any name.
+func valid(text string) string { return strings.ToValidUTF8(text, "\ufffd") }
 
 // loaderInUse returns the loader, or why there is none.
 func (s *service) loaderInUse() (*loader.Loader, error) {

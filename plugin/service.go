@@ -73,7 +73,7 @@ func (s *service) Status(ctx context.Context, request *api.StatusRequest) (*api.
 			return nil, errgrpc.ToGRPC(err)
 		}
 		for _, d := range found {
-			damages = append(damages, &api.Damage{Text: d.String(), Namespace: d.Namespace, Mended: d.Mended})
+			damages = append(damages, &api.Damage{Text: valid(d.String()), Namespace: d.Namespace, Mended: d.Mended})
 		}
 	}
 	response := &api.StatusResponse{Containerd: containerdversion.Version, Berth: Version, Damages: damages}
