@@ -210,6 +210,10 @@ func (e *Endpoint) send(req *http.Request) (*http.Response, error) {
 	if e.isMissed(err) {
 		resp, err = e.sendOwn(req) // it may be by chance that the connection ended: a registry can ask and not insist
 	}
+	if late := stalled(req.Context(), e.host, e.opts.StallTimeout); late != nil && err == nil {
+		resp.Body.Close() // the server saw that it is left, and ended its answer in good order before this side was closed
+		err = late
+	}
 	if e.isMissed(err) {
 		return nil, &Error{Cause: NoTLS, Text: fmt.Sprintf("%s: certificate required: the registry asked for a client's and closed the connection; set client_certificate and client_key: %v", e.host, err), err: err}
 	}

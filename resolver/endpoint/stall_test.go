@@ -53,10 +53,10 @@ func TestStalls(t *testing.T) {
 					close(gone)
 				}, registrytest.Registry{Image: image}))
 				opts := trusting(authority)
-				opts.StallTimeout = 200 * time.Millisecond
+				opts.StallTimeout = time.Second
 				e := newEndpoint(t, server.Host, login(), opts)
 				err := pull(t.Context(), e, "app", image)
-				wantError(t, err, server.Host+": stalled: no byte for 200ms")
+				wantError(t, err, server.Host+": stalled: no byte for 1s")
 				var own *endpoint.Error
 				if !errors.As(err, &own) || own.Cause != endpoint.TimedOut {
 					t.Errorf("got %v, want cause %s", err, endpoint.TimedOut)
