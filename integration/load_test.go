@@ -91,6 +91,29 @@ func (l loading) runLoading(t testing.TB, do func(before int)) (before int) {
 	return before
 }
 
+// runBegun starts the node, and returns once its load writes blobs. Where that was over before it was seen the node is started again
+// with nothing there.
+func (l loading) runBegun(t testing.TB) {
+	t.Helper()
+	for range 5 {
+		before := l.rounds()
+		if err := l.Run(t); err != nil {
+			t.Fatalf("start: %v\n%s", err, l.Log.Tail(40))
+		}
+		for l.rounds() == before {
+			if l.begun() {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+		l.Kill()
+		if err := os.RemoveAll(l.Root); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Fatal("got everything loaded five times, want to meet a load that writes")
+}
+
 func (l loading) restart(t testing.TB) {
 	t.Helper()
 	l.Stop(t)

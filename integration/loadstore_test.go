@@ -46,14 +46,7 @@ func TestDiskFails(t *testing.T) {
 			img := image.New(image.Config{Layers: []image.Layer{image.NewLayer(image.Random("a", 1, 30<<20)), image.NewLayer(image.Random("b", 2, 30<<20))}})
 			l.bundle(t, "a.tar", img.Name("quay.io/a:1"))
 			berth(t, "--version") // so that it is built
-			if err := l.Run(t); err != nil {
-				t.Fatal(err)
-			}
-			for end := time.Now().Add(10 * time.Second); !l.begun(); time.Sleep(time.Millisecond) {
-				if time.Now().After(end) {
-					t.Fatalf("got no load:\n%s", l.Log.Tail(20))
-				}
-			}
+			l.runBegun(t)
 			tc.fail(t, disk)
 			answered := time.Now()
 			out, good := l.status(t)
