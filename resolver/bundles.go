@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -71,9 +70,8 @@ func (b Bundled) held(h images.HandlerFunc, unpacks []transfer.UnpackConfigurati
 		}
 		held := slices.DeleteFunc(slices.Clone(wanted), func(d ocispec.Descriptor) bool { return !b.Holds(d.Digest) })
 		lacks := func(u transfer.UnpackConfiguration) bool {
-			m := platforms.Only(u.Platform)
-			matches := func(d ocispec.Descriptor) bool { return d.Platform == nil || m.Match(*d.Platform) }
-			return slices.ContainsFunc(wanted, matches) && !slices.ContainsFunc(held, matches)
+			is := mayBeFor(u.Platform)
+			return slices.ContainsFunc(wanted, is) && !slices.ContainsFunc(held, is)
 		}
 		if len(held) == 0 || slices.ContainsFunc(unpacks, lacks) {
 			return nil, fmt.Errorf("bundle %s %w of index %s: %w", b.Path, errNotHeld, desc.Digest, errdefs.ErrNotFound)

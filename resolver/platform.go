@@ -38,16 +38,19 @@ func checkPlatform(ctx context.Context, blobs content.Provider, desc ocispec.Des
 	}
 	var wanted []string
 	for _, u := range unpacks {
-		matcher := platforms.Only(u.Platform)
-		for _, m := range index.Manifests {
-			if m.Platform == nil || matcher.Match(*m.Platform) {
-				return nil
-			}
+		if slices.ContainsFunc(index.Manifests, mayBeFor(u.Platform)) {
+			return nil
 		}
 		wanted = append(wanted, platforms.FormatAll(u.Platform))
 	}
 	return fmt.Errorf("no match for platform %s in manifest %s (available: %s): %w",
 		strings.Join(wanted, ", "), desc.Digest, cmp.Or(Available(index), "none"), errdefs.ErrNotFound)
+}
+
+// mayBeFor tells the manifests of an index that may be for a platform: those that name none may be for any.
+func mayBeFor(p ocispec.Platform) func(ocispec.Descriptor) bool {
+	matcher := platforms.Only(p)
+	return func(m ocispec.Descriptor) bool { return m.Platform == nil || matcher.Match(*m.Platform) }
 }
 
 // Available lists the platforms of an index, "" if it names none. Those of attestations are not known, and are left out; no more than
