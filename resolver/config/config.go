@@ -93,11 +93,7 @@ func LoadFile(path string) (Loaded, error) {
 func (l *loader) roots(before Loaded) {
 	in := &l.loaded.Inputs
 	paths := endpoint.SystemRootPaths(os.Getenv)
-	changed := before.Roots == nil
-	if !changed {
-		before.Roots.Look()
-		changed = before.Roots.Changed()
-	}
+	changed := before.Roots == nil || before.Roots.Look()
 	for _, path := range append(paths.Files, paths.Dirs...) {
 		in.see(path)
 		changed = changed || in.files[path] != before.Inputs.files[path]
@@ -237,7 +233,7 @@ func (l *loader) file(path string) {
 // empty returns an error for a file that is empty and was not: its disk is full, or somebody is about to write it anew. One that
 // never was anything else says nothing, and is warned of.
 func (l *loader) empty(path string) error {
-	if l.before.files[path].size > 0 {
+	if l.before.files[path].Size > 0 {
 		return errors.New("is empty, and was not; write registries and rules into it, or remove it")
 	}
 	l.warn("%s is empty: nothing is configured by it", path)

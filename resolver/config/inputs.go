@@ -16,13 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-edge/berth/resolver/endpoint"
+	"github.com/berth-edge/berth/resolver/filestate"
 	"github.com/berth-edge/berth/resolver/permission"
 )
 
 // Inputs are the files that a configuration was made from, as they were when they were read: those of config_path, and the
 // certificates and keys that they name. Files that are read when they are needed are not among them. The zero value is none.
 type Inputs struct {
-	files map[string]identity
+	files map[string]filestate.State
 	globs map[string][]string // what each pattern matched
 	// unsafe are the files that others can write, or replace, and how: a directory above one may be what is mended.
 	unsafe map[string]string
@@ -32,32 +33,15 @@ type Inputs struct {
 	roots *endpoint.Roots
 }
 
-// identity tells one state of a file from another. Links are followed.
-type identity struct {
-	dev, ino     uint64
-	size         int64
-	mode, uid    uint32
-	mtime, ctime unix.Timespec
-	err          string // why it cannot be looked at; it may be absent
-}
-
-func identify(path string) identity {
-	var s unix.Stat_t
-	if err := unix.Stat(path, &s); err != nil {
-		return identity{err: err.Error()}
-	}
-	return identity{dev: s.Dev, ino: s.Ino, size: s.Size, mode: s.Mode, uid: s.Uid, mtime: s.Mtim, ctime: s.Ctim}
-}
-
 // see notes the state of a file, before it is read.
 func (in *Inputs) see(path string) {
 	if _, ok := in.files[path]; ok {
 		return
 	}
 	if in.files == nil {
-		in.files = map[string]identity{}
+		in.files = map[string]filestate.State{}
 	}
-	in.files[path] = identify(path)
+	in.files[path] = filestate.Of(path)
 }
 
 func (in *Inputs) seeMatches(pattern string, files []string) {
@@ -96,7 +80,7 @@ func (in *Inputs) checkFinished(path string, before Inputs) error {
 // otherwise. Of the files among the system's certificates it knows what [Inputs.Look] saw.
 func (in Inputs) Changed() bool {
 	for path, was := range in.files {
-		if identify(path) != was {
+		if filestate.Of(path) != was {
 			return true
 		}
 	}
@@ -130,7 +114,7 @@ func (in Inputs) Look() {
 func (in Inputs) changed() []string {
 	found := map[string]bool{}
 	for path, was := range in.files {
-		if identify(path) != was {
+		if filestate.Of(path) != was {
 			found[path] = true
 		}
 	}
@@ -149,7 +133,7 @@ func (in Inputs) changed() []string {
 // of its rules. One that took the place of another is whole, since that is done for this very reason.
 func (in Inputs) Settled(quiet time.Duration) bool {
 	for _, path := range in.changed() {
-		if identify(path).replaces(in.files[path]) {
+		if filestate.Of(path).Replaces(in.files[path]) {
 			continue
 		}
 		info, err := os.Stat(path)
@@ -164,11 +148,6 @@ func (in Inputs) Settled(quiet time.Duration) bool {
 		}
 	}
 	return true
-}
-
-// replaces reports whether i is another file in the place of the one that was.
-func (i identity) replaces(was identity) bool {
-	return i.err == "" && was.err == "" && was.ino != 0 && (i.ino != was.ino || i.dev != was.dev)
 }
 
 // Written reports whether something of what changed is open for writing. Where the file system cannot tell, it is not.

@@ -14,7 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
+	"github.com/berth-edge/berth/resolver/filestate"
 )
 
 // RootPaths are where a system keeps the certificates that it trusts.
@@ -91,12 +91,13 @@ func (r *Roots) Pool() *x509.CertPool {
 	return r.pool
 }
 
-// Look looks at every file of Dirs, unless none was read yet, for [Roots.Changed] to say whether one is another since. A directory
-// does not say that a file in it is written in place, or where a link in it leads; hundreds of files are too many for every pull.
-func (r *Roots) Look() {
+// Look looks at every file of Dirs, unless none was read yet, and reports whether one is another since. A directory does not say that
+// a file in it is written in place, or where a link in it leads; hundreds of files are too many for every pull: see [Roots.Changed].
+func (r *Roots) Look() (changed bool) {
 	if r.isRead.Load() && r.paths.filesOfDirs() != r.were {
 		r.changed.Store(true)
 	}
+	return r.Changed()
 }
 
 // Changed reports whether [Roots.Look] saw a change.
@@ -130,9 +131,7 @@ func (p RootPaths) filesOfDirs() (sum [sha256.Size]byte) {
 		entries, _ := os.ReadDir(dir)
 		for _, entry := range entries {
 			path := filepath.Join(dir, entry.Name())
-			var s unix.Stat_t
-			err := unix.Stat(path, &s)
-			fmt.Fprintf(h, "%q %v %d %d %d %v %v\n", path, err, s.Dev, s.Ino, s.Size, s.Mtim, s.Ctim)
+			fmt.Fprintf(h, "%q %+v\n", path, filestate.Of(path))
 		}
 	}
 	return [sha256.Size]byte(h.Sum(nil))
