@@ -18,17 +18,13 @@ import (
 const digestHeader = "Docker-Content-Digest"
 
 // described says of each manifest how long it is and, where only that was asked, what digest it has. A registry may leave out
-// either, and a proxy that compresses does not know the length; nodes read the manifest then, and so is it read here. And it says of
-// each blob that parts of it can be asked for, unless the registry says that they cannot: nodes ask without being told (RFC 9110, 14.3).
+// either, and a proxy that compresses does not know the length; nodes read the manifest then, and so is it read here.
 type described struct{ http.RoundTripper }
 
 // RoundTrip implements [http.RoundTripper].
 func (d described) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := d.RoundTripper.RoundTrip(req)
 	head := req.Method == http.MethodHead
-	if err == nil && strings.HasSuffix(path.Dir(req.URL.Path), "/blobs") && resp.Header.Get("Accept-Ranges") == "" {
-		resp.Header.Set("Accept-Ranges", "bytes")
-	}
 	if err != nil || !isManifest(resp, req) || resp.ContentLength >= 0 && (!head || resp.Header.Get(digestHeader) != "") {
 		return resp, err
 	}

@@ -8,6 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"path"
+	"strings"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -87,3 +90,16 @@ func (r *resumed) again() error {
 
 // Close implements [io.Closer].
 func (r *resumed) Close() error { return r.body.Close() }
+
+// ranged says of each blob that parts of it can be asked for, unless the registry says that they cannot: nodes ask without being told
+// (RFC 9110, 14.3), and oras does not.
+type ranged struct{ http.RoundTripper }
+
+// RoundTrip implements [http.RoundTripper].
+func (r ranged) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := r.RoundTripper.RoundTrip(req)
+	if err == nil && strings.HasSuffix(path.Dir(req.URL.Path), "/blobs") && resp.Header.Get("Accept-Ranges") == "" {
+		resp.Header.Set("Accept-Ranges", "bytes")
+	}
+	return resp, err
+}
