@@ -15,17 +15,14 @@ import (
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
-	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/containerd/containerd/v2/plugins/content/local"
-	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/berth-edge/berth/integration/image"
 	"github.com/berth-edge/berth/loader"
+	"github.com/berth-edge/berth/loader/storetest"
 )
 
 // transferFunc is a transfer service.
@@ -38,24 +35,7 @@ func (f transferFunc) Transfer(_ context.Context, source, _ any, _ ...transfer.O
 // newLoader makes a loader of a folder, on stores of its own.
 func newLoader(t *testing.T, folder string, service transferFunc) (*loader.Loader, leases.Manager) {
 	t.Helper()
-	root := t.TempDir()
-	blobs, err := local.NewStore(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file, err := bolt.Open(filepath.Join(root, "meta.db"), 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = file.Close() })
-	unpacked, err := native.NewSnapshotter(filepath.Join(root, "native"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	db := metadata.NewDB(file, blobs, map[string]snapshots.Snapshotter{"native": unpacked})
-	if err := db.Init(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	db, blobs := storetest.New(t)
 	manager := metadata.NewLeaseManager(db)
 	return loader.New(loader.Options{
 		Paths: []string{folder}, Namespace: "k8s.io", Parallel: 1, Snapshotter: "native", Platform: platforms.DefaultSpec(),

@@ -13,34 +13,15 @@ import (
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/containerd/containerd/v2/plugins/content/local"
-	"github.com/containerd/containerd/v2/plugins/snapshots/native"
-	bolt "go.etcd.io/bbolt"
 
+	"github.com/berth-edge/berth/loader/storetest"
 	"github.com/berth-edge/berth/loader/unpacked"
 )
 
 // committed returns a database with one snapshot, "top", that is kept and holds one file.
 func committed(t *testing.T) (context.Context, *metadata.DB, snapshots.Snapshotter) {
 	t.Helper()
-	root := t.TempDir()
-	blobs, err := local.NewStore(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file, err := bolt.Open(filepath.Join(root, "meta.db"), 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = file.Close() })
-	backend, err := native.NewSnapshotter(filepath.Join(root, "native"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	db := metadata.NewDB(file, blobs, map[string]snapshots.Snapshotter{"native": backend})
-	if err := db.Init(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	db, _ := storetest.New(t)
 	ctx, s := namespaces.WithNamespace(t.Context(), "test"), db.Snapshotter("native")
 	kept := snapshots.WithLabels(map[string]string{"containerd.io/gc.root": "kept"})
 	mounts, err := s.Prepare(ctx, "active", "", kept)
