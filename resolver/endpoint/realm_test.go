@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/berth-edge/berth/resolver/endpoint"
@@ -143,5 +145,54 @@ func TestTokenRedirect(t *testing.T) {
 		if got := s.Connections(); got != 0 {
 			t.Errorf("got %d connections to the %s host, want 0", got, what)
 		}
+	}
+}
+
+// Repositories of one registry may have token servers of their own, as those of Artifactory have: pulls of several at
+// once do not disturb each other.
+func TestRealmOfEachRepository(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("each", 1<<10)
+	authority := registrytest.NewAuthority(t)
+	var asked sync.WaitGroup // both repositories challenge before either is asked again
+	asked.Add(2)
+	handler := make(map[string]http.Handler)
+	for _, name := range []string{"one", "two"} {
+		tokens := registrytest.NewTokens(user, password)
+		tokens.Realm = registrytest.Serve(t, authority.Server(t), tokens).URL + "/token"
+		inner := tokens.Protect(registrytest.Registry{Image: image})
+		var challenged atomic.Bool
+		handler[name] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if challenged.CompareAndSwap(false, true) {
+				asked.Done()
+				asked.Wait()
+			}
+			inner.ServeHTTP(w, r)
+		})
+	}
+	server := registrytest.Serve(t, authority.Server(t), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handler[strings.Split(r.URL.Path, "/")[2]].ServeHTTP(w, r)
+	}))
+	e := newEndpoint(t, server.Host, login(), trusting(authority))
+	var pulls sync.WaitGroup
+	for name := range handler {
+		pulls.Go(func() {
+			for range 10 {
+				if err := pull(t.Context(), e, name, image); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	pulls.Wait()
+	var challenges int
+	for _, r := range server.Requests() {
+		if r.Header.Get("Authorization") == "" {
+			challenges++
+		}
+	}
+	if got, want := len(server.Requests()), 2*10*4+2; challenges != 2 || got != want {
+		t.Errorf("got %d requests, %d of them without authorization, want %d and 2", got, challenges, want)
 	}
 }

@@ -310,55 +310,6 @@ func TestCredentialUnavailable(t *testing.T) {
 	g.want(t, "a pull", 1, 0, 0)
 }
 
-// Repositories of one registry may have token servers of their own, as those of Artifactory have: pulls of several at
-// once do not disturb each other.
-func TestRealmOfEachRepository(t *testing.T) {
-	t.Parallel()
-	image := registrytest.NewImage("each", 1<<10)
-	authority := registrytest.NewAuthority(t)
-	var asked sync.WaitGroup // both repositories challenge before either is asked again
-	asked.Add(2)
-	handler := make(map[string]http.Handler)
-	for _, name := range []string{"one", "two"} {
-		tokens := registrytest.NewTokens(user, password)
-		tokens.Realm = registrytest.Serve(t, authority.Server(t), tokens).URL + "/token"
-		inner := tokens.Protect(registrytest.Registry{Image: image})
-		var challenged atomic.Bool
-		handler[name] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if challenged.CompareAndSwap(false, true) {
-				asked.Done()
-				asked.Wait()
-			}
-			inner.ServeHTTP(w, r)
-		})
-	}
-	server := registrytest.Serve(t, authority.Server(t), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		handler[strings.Split(r.URL.Path, "/")[2]].ServeHTTP(w, r)
-	}))
-	e := newEndpoint(t, server.Host, login(), trusting(authority))
-	var pulls sync.WaitGroup
-	for name := range handler {
-		pulls.Go(func() {
-			for range 10 {
-				if err := pull(t.Context(), e, name, image); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		})
-	}
-	pulls.Wait()
-	var challenges int
-	for _, r := range server.Requests() {
-		if r.Header.Get("Authorization") == "" {
-			challenges++
-		}
-	}
-	if got, want := len(server.Requests()), 2*10*4+2; challenges != 2 || got != want {
-		t.Errorf("got %d requests, %d of them without authorization, want %d and 2", got, challenges, want)
-	}
-}
-
 // SEC-15, R8, C11: a token server that answers without end is not read without end.
 func TestTokenBodyIsBounded(t *testing.T) {
 	t.Parallel()
