@@ -347,10 +347,10 @@ func sleep(ctx context.Context, wait time.Duration) error {
 	}
 }
 
-// Bounds of one wait: the four between five requests are less than a minute.
+// Bounds of how long one request is held back: the least at a time, and the most in all, which is less than a minute.
 const (
 	minRetryWait = time.Second
-	maxRetryWait = 12 * time.Second
+	maxRetryWait = 50 * time.Second
 )
 
 // retryAfter is how long the next request is to be held back, since containerd tries again at once, five times in all: what
@@ -366,5 +366,5 @@ func retryAfter(resp *http.Response, now time.Time) time.Duration {
 	} else if date, err := http.ParseTime(header); err == nil {
 		wait = date.Sub(now)
 	}
-	return min(max(wait, minRetryWait), maxRetryWait)
+	return max(wait, minRetryWait)
 }

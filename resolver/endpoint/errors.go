@@ -32,6 +32,8 @@ const (
 	RealmRefused Cause = "token_realm_refused"
 	Redirected   Cause = "redirect_refused"
 	BadResponse  Cause = "bad_response"
+	RateLimited  Cause = "rate_limited" // for too long to wait
+	Busy         Cause = "server_error" // the same, with status 503
 )
 
 // Error is a failure to speak to a registry. It is never a timeout in the sense of [net.Error], since containerd

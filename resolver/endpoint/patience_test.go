@@ -41,6 +41,9 @@ func TestRetryAfter(t *testing.T) {
 		{name: "429 of no sense", times: 1, code: 429, after: "-1e9", least: time.Second, most: 2},
 		{name: "503 once", times: 1, code: 503, after: "1", least: time.Second, most: 2},
 		{name: "R12 429 for ever", times: 100, code: 429, after: "1", least: 4 * time.Second, most: 5, failure: "429"},
+		{name: "R12 429 for an hour", times: 100, code: 429, after: "3600", most: 1, failure: "429 Too Many Requests: it asks for another 1h0m0s"},
+		{name: "R12 503 for an hour", times: 100, code: 503, after: "3600", most: 1, failure: "503 Service Unavailable: it asks for another 1h0m0s"},
+		{name: "R12 429 for a minute in all", times: 100, code: 429, after: "26", least: 26 * time.Second, most: 2, failure: "429 Too Many Requests: it asks for another 26s"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -6,7 +6,10 @@ package endpoint
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +32,7 @@ type pull struct {
 	unheard sync.Map
 
 	mu    sync.Mutex
-	later map[string]time.Time // by path, when the registry wants to be asked for it again
+	later map[string]later // by path
 }
 
 var (
@@ -37,7 +40,13 @@ var (
 	_ http.RoundTripper = (*pull)(nil)
 )
 
-func newPull(a *Authorizer) *pull { return &pull{Authorizer: a, later: map[string]time.Time{}} }
+// later is when a registry wants to be asked again for what it did not answer.
+type later struct {
+	first, until time.Time // when it first said so, and what it said last
+	status       string    // as HTTP has it, as "429 Too Many Requests"
+}
+
+func newPull(a *Authorizer) *pull { return &pull{Authorizer: a, later: map[string]later{}} }
 
 // Authorize implements [docker.Authorizer].
 func (p *pull) Authorize(ctx context.Context, req *http.Request) error {
@@ -100,10 +109,8 @@ func (p *pull) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, *err
 	}
 	resp, wait, err := p.endpoint.roundTrip(req, p.Authorizer)
-	if wait > 0 {
-		p.mu.Lock()
-		p.later[req.URL.Path] = time.Now().Add(wait)
-		p.mu.Unlock()
+	if err == nil {
+		p.hold(req.URL.Path, resp.Status, wait)
 	}
 	if _, down := p.endpoint.Down(); down { // and not where it redirects to
 		err = p.note(err)
@@ -111,13 +118,38 @@ func (p *pull) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// wait holds req back for as long as the registry asked for when the same was asked of it. The last answer costs no wait: nobody
-// can tell that it is the last, but that no request follows.
+// hold remembers how long a path is not to be asked for, if at all.
+func (p *pull) hold(path, status string, wait time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if wait == 0 {
+		delete(p.later, path)
+		return
+	}
+	now := time.Now()
+	l, again := p.later[path]
+	if !again {
+		l.first = now
+	}
+	l.until, l.status = now.Add(wait), status
+	p.later[path] = l
+}
+
+// wait holds req back for as long as the registry asked for when the same was asked of it, unless that is too long. The last answer
+// costs no wait: nobody can tell that it is the last, but that no request follows.
 func (p *pull) wait(ctx context.Context, req *http.Request) error {
 	p.mu.Lock()
-	until := p.later[req.URL.Path]
+	l := p.later[req.URL.Path]
 	p.mu.Unlock()
-	return sleep(ctx, time.Until(until))
+	left := time.Until(l.until)
+	if l.until.Sub(l.first) <= maxRetryWait {
+		return sleep(ctx, left)
+	}
+	cause := RateLimited
+	if !strings.HasPrefix(l.status, strconv.Itoa(http.StatusTooManyRequests)) {
+		cause = Busy
+	}
+	return &Error{Cause: cause, Text: fmt.Sprintf("%s: %s: it asks for another %v, which is too long to wait", req.URL.Host, l.status, max(left, 0).Round(time.Second))}
 }
 
 // note remembers that nothing was reached, and returns err. containerd looks among the blobs for what it could not ask for

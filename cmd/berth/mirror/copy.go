@@ -23,6 +23,7 @@ import (
 	"oras.land/oras-go/v2/registry/remote/errcode"
 
 	"github.com/berth-edge/berth/resolver"
+	"github.com/berth-edge/berth/resolver/endpoint"
 )
 
 // CopyOptions say what of an image is copied. The zero value is all of its platforms and nothing else.
@@ -197,6 +198,10 @@ func mayPass(err error) bool {
 	}
 	switch causeOf(err) {
 	case Missing, Unauthorized, WrongPlatform, Certificate, NoCredential:
+		return false
+	}
+	var reached *endpoint.Error
+	if errors.As(err, &reached) && (reached.Cause == endpoint.RateLimited || reached.Cause == endpoint.Busy) {
 		return false
 	}
 	for _, lasting := range []error{errChangesDigest, errElsewhere, errStoredOtherwise, errdefs.ErrFailedPrecondition, errdefs.ErrInvalidArgument, content.ErrMismatchedDigest} {

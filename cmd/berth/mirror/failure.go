@@ -178,7 +178,7 @@ func reachedCause(err *endpoint.Error) Cause {
 	switch err.Cause {
 	case endpoint.Untrusted, endpoint.BadCert:
 		return Certificate
-	case endpoint.RealmRefused, endpoint.Redirected, endpoint.BadResponse:
+	case endpoint.RealmRefused, endpoint.Redirected, endpoint.BadResponse, endpoint.RateLimited, endpoint.Busy:
 		return Failed
 	}
 	return Unreachable
