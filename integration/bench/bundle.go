@@ -56,11 +56,9 @@ func bundled(tb testing.TB) []image.Named {
 // loadSides are three daemons that images are loaded into, without CRI.
 func loadSides(tb testing.TB) [sides]*side {
 	var all [sides]*side
-	for i := range all {
-		opts := daemon.Options{Level: "warn"}
-		opts.Binary = copied(tb, binaries.Stock)
+	for i, program := range sameFlags(tb) {
+		opts := daemon.Options{Binary: copied(tb, program), Level: "warn"}
 		if i == ours {
-			opts.Binary = copied(tb, binaries.Containerd)
 			opts.Config = "version = 3\n[plugins.\"io.containerd.loader.v1.bundle\"]\npaths = []\n"
 		}
 		all[i] = &side{Daemon: daemon.Start(tb, opts)}

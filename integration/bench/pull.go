@@ -4,9 +4,7 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,7 +16,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/berth-edge/berth/integration/binaries"
 	"github.com/berth-edge/berth/integration/daemon"
 	"github.com/berth-edge/berth/integration/image"
 	"github.com/berth-edge/berth/integration/registry"
@@ -50,15 +47,15 @@ type side struct {
 }
 
 // startSides starts the three daemons, all of which pull upstream's images from r.
-func startSides(tb testing.TB, r *registry.Registry) [sides]*side {
+func startSides(tb testing.TB, r *registry.Registry, programs [sides]string) [sides]*side {
 	var all [sides]*side
 	for i := range all {
 		s := &side{}
-		opts := daemon.Options{CRI: true, Level: "warn", Pause: upstream + "/pause:1"}
+		opts := daemon.Options{Binary: copied(tb, programs[i]), CRI: true, Level: "warn", Pause: upstream + "/pause:1"}
 		if i == ours {
-			opts.Binary, opts.Config = copied(tb, binaries.Containerd), berthConfig(tb, r)
+			opts.Config = berthConfig(tb, r)
 		} else {
-			opts.Binary, opts.Config = copied(tb, binaries.Stock), stockConfig(tb, r)
+			opts.Config = stockConfig(tb, r)
 			s.auth = &cri.AuthConfig{Username: user, Password: password}
 		}
 		s.Daemon = daemon.Start(tb, opts)
@@ -66,26 +63,6 @@ func startSides(tb testing.TB, r *registry.Registry) [sides]*side {
 		all[i] = s
 	}
 	return all
-}
-
-// copied returns a copy of a program: how much of a binary is resident depends on how its pages came into the cache, and
-// a linker's output differs in that from a copy by megabytes.
-func copied(tb testing.TB, name string) string {
-	from, err := os.Open(binaries.Path(tb, name))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer from.Close()
-	path := filepath.Join(tb.TempDir(), "containerd")
-	to, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o755)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	_, err = io.Copy(to, from)
-	if err = errors.Join(err, to.Close()); err != nil {
-		tb.Fatal(err)
-	}
-	return path
 }
 
 func berthConfig(tb testing.TB, r *registry.Registry) string {
@@ -169,7 +146,7 @@ func benchSmallImages(tb testing.TB, t *table, rounds int) {
 		image.Small("linux/amd64", uint64(i+1)).Push(tb, r, prefix+"/"+upstream+"/"+name)
 		refs = append(refs, upstream+"/"+name)
 	}
-	all := startSides(tb, r)
+	all := startSides(tb, r, sameFlags(tb))
 	one := func(s *side) error {
 		for _, ref := range refs {
 			if err := s.pull(tb, ref); err != nil {
@@ -221,7 +198,7 @@ func benchLargeImage(tb testing.TB, t *table, rounds int) {
 		c.Layers = append(c.Layers, image.NewLayer(image.Random(fmt.Sprintf("data-%d", i), uint64(i+1), size)))
 	}
 	image.New(c).Push(tb, r, prefix+"/"+upstream+"/bench/large:1")
-	all := startSides(tb, r)
+	all := startSides(tb, r, sameFlags(tb))
 	s, _, _ := measure(tb, r, all, rounds, 1, func(s *side) error { return s.pull(tb, upstream+"/bench/large:1") })
 	t.row(fmt.Sprintf("one image, %d layers of %d MiB", layers, size>>20), "s", s)
 	for _, s := range all {

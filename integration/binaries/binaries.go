@@ -135,16 +135,22 @@ func makeDir() (err error) {
 	return err
 }
 
-// Edited builds the named program with one change, which the sources on disk do not get: in the given file of this
-// module, named from the module's root, the text old, which must be there once, is replaced. It shows what a test says
-// of a program without the thing that is tested. The program goes with tb.
-func Edited(tb testing.TB, name, file, old, replacement string) string {
+// Root returns the directory of this module.
+func Root(tb testing.TB) string {
 	tb.Helper()
 	root, err := exec.CommandContext(tb.Context(), "go", "list", "-m", "-f", "{{.Dir}}", module).Output()
 	if err != nil {
 		tb.Fatalf("find %s: %v", module, err)
 	}
-	file = filepath.Join(strings.TrimSpace(string(root)), filepath.FromSlash(file))
+	return strings.TrimSpace(string(root))
+}
+
+// Edited builds the named program with one change, which the sources on disk do not get: in the given file of this
+// module, named from the module's root, the text old, which must be there once, is replaced. It shows what a test says
+// of a program without the thing that is tested. The program goes with tb.
+func Edited(tb testing.TB, name, file, old, replacement string) string {
+	tb.Helper()
+	file = filepath.Join(Root(tb), filepath.FromSlash(file))
 	text, err := os.ReadFile(file)
 	if err != nil {
 		tb.Fatal(err)
