@@ -179,20 +179,6 @@ func withoutURL(err error) error {
 	return err
 }
 
-// sendFollowed is one request of a client that follows redirects. That client quotes an address that it cannot parse,
-// which may be a credential in itself.
-func (e *Endpoint) sendFollowed(req *http.Request) (*http.Response, error) {
-	resp, err := e.send(req)
-	if err != nil || resp.StatusCode < 300 || resp.StatusCode > 399 {
-		return resp, err
-	}
-	if _, err := req.URL.Parse(resp.Header.Get("Location")); err != nil {
-		resp.Body.Close()
-		return nil, &Error{Cause: Redirected, Text: fmt.Sprintf("%s: redirects with status %d to an address that cannot be parsed", req.URL.Host, resp.StatusCode)}
-	}
-	return resp, nil
-}
-
 // send is one request, without redirects. Its errors name the host that they are about.
 func (e *Endpoint) send(req *http.Request) (*http.Response, error) {
 	if !e.isOwn(req.URL) {
@@ -236,57 +222,6 @@ func (e *Endpoint) isMissed(err error) bool {
 	return err != nil && e.routes().wanted.Load() && (isCutShort(err) || errors.Is(err, io.EOF) || isTLS(err))
 }
 
-// sendOwn is one request to the registry itself.
-func (e *Endpoint) sendOwn(req *http.Request) (*http.Response, error) {
-	if !e.opts.Insecure {
-		return e.routes().own.RoundTrip(req)
-	}
-	if e.plain.Load() {
-		resp, err := e.routes().own.RoundTrip(overHTTP(req))
-		if err == nil && (resp.StatusCode != http.StatusBadRequest || req.Body != nil) {
-			return resp, nil
-		}
-		e.plain.Store(false) // the port may speak TLS by now, which many servers say with this status: look again
-		if err != nil {
-			return nil, err
-		}
-		resp.Body.Close()
-	}
-	if req.Body != nil && req.Body != http.NoBody && !e.spoke.Load() && e.findPlain(req.Context()) {
-		return e.routes().own.RoundTrip(overHTTP(req))
-	}
-	resp, err := e.routes().own.RoundTrip(req)
-	switch {
-	case err == nil:
-		e.spoke.Store(true)
-	case (isNotTLS(err) || e.isPlainPort(err)) && !e.spoke.Load() && req.Context().Err() == nil:
-		if resp, err = e.routes().own.RoundTrip(overHTTP(req)); err == nil {
-			e.plain.Store(true)
-		}
-	}
-	return resp, err
-}
-
-// findPlain finds out whether the port is one of plain HTTP, for a request whose content can be sent once.
-func (e *Endpoint) findPlain(ctx context.Context) bool {
-	req, err := http.NewRequestWithContext(ctx, http.MethodHead, (&url.URL{Scheme: "https", Host: e.host, Path: "/v2/"}).String(), nil)
-	if err != nil {
-		return false
-	}
-	resp, err := e.sendOwn(req)
-	if err != nil {
-		return false // the request itself is told why
-	}
-	resp.Body.Close()
-	return resp.Request.URL.Scheme == "http"
-}
-
-// isPlainPort reports whether the registry is to be looked for at the port of HTTP, since that is expected, no port is written,
-// and there is nobody at the port of HTTPS.
-func (e *Endpoint) isPlainPort(err error) bool {
-	return e.opts.PlainHTTP && isDial(err) && (&url.URL{Host: e.host}).Port() == ""
-}
-
 // isOwn reports whether u is on the registry's host and port, which are all that secrets may go to. A server may spell
 // them in another way than the configuration: in capitals, or with the scheme's own port, or an address in another way.
 func (e *Endpoint) isOwn(u *url.URL) bool {
@@ -295,76 +230,3 @@ func (e *Endpoint) isOwn(u *url.URL) bool {
 
 // isNear reports whether u is on the registry's host, at any port.
 func (e *Endpoint) isNear(u *url.URL) bool { return isSameHost(u.Hostname(), hostname(e.host)) }
-
-func overHTTP(req *http.Request) *http.Request {
-	req = req.Clone(req.Context())
-	req.URL.Scheme = "http"
-	return req
-}
-
-// kept are the headers that a redirect to another host or port may carry. Authorization, cookies and whatever an
-// operator configured stay behind.
-var kept = map[string]bool{"Accept": true, "Accept-Encoding": true, "Range": true, "User-Agent": true}
-
-const maxRedirects = 10
-
-func (e *Endpoint) checkRedirect(req *http.Request, via []*http.Request) error {
-	if len(via) >= maxRedirects {
-		return errors.New("stopped after 10 redirects")
-	}
-	// What this very answer came by counts: another pull may be finding out meanwhile whether the port still is plain HTTP.
-	plain := req.Response.Request.URL.Scheme == "http"
-	if req.URL.Scheme != "https" && !(req.URL.Scheme == "http" && plain) {
-		return &Error{Cause: Redirected, Text: e.host + ": refusing redirect to " + req.URL.Scheme + "://" + req.URL.Host + ": it is not HTTPS"}
-	}
-	if e.isOwn(req.URL) {
-		// Go does not take another spelling of a host for the same. From a foreign host there is none to take over.
-		if authorization := via[len(via)-1].Header.Get("Authorization"); authorization != "" {
-			req.Header.Set("Authorization", authorization)
-		}
-		return nil
-	}
-	for name := range req.Header {
-		if !kept[name] {
-			req.Header.Del(name)
-		}
-	}
-	return nil
-}
-
-// sleep waits, or until ctx ends, which is the error then. What is not positive is no wait.
-func sleep(ctx context.Context, wait time.Duration) error {
-	if wait <= 0 {
-		return nil
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
-}
-
-// Bounds of how long one request is held back: the least at a time, and the most in all, which is less than a minute.
-const (
-	minRetryWait = time.Second
-	maxRetryWait = 50 * time.Second
-)
-
-// retryAfter is how long the next request is to be held back, since containerd tries again at once, five times in all: what
-// Retry-After says, in seconds or as a date (RFC 9110, 10.2.3). Without one a 429 waits the least, and others do not.
-func retryAfter(resp *http.Response, now time.Time) time.Duration {
-	header := resp.Header.Get("Retry-After")
-	if resp.StatusCode != http.StatusTooManyRequests && (resp.StatusCode != http.StatusServiceUnavailable || header == "") {
-		return 0
-	}
-	wait := minRetryWait
-	if seconds, err := time.ParseDuration(header + "s"); err == nil {
-		wait = seconds
-	} else if date, err := http.ParseTime(header); err == nil {
-		wait = date.Sub(now)
-	}
-	return max(wait, minRetryWait)
-}

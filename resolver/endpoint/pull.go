@@ -6,13 +6,9 @@ package endpoint
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/auth"
@@ -39,12 +35,6 @@ var (
 	_ docker.Authorizer = (*pull)(nil)
 	_ http.RoundTripper = (*pull)(nil)
 )
-
-// later is when a registry wants to be asked again for what it did not answer.
-type later struct {
-	first, until time.Time // when it first said so, and what it said last
-	status       string    // as HTTP has it, as "429 Too Many Requests"
-}
 
 func newPull(a *Authorizer) *pull { return &pull{Authorizer: a, later: map[string]later{}} }
 
@@ -110,46 +100,12 @@ func (p *pull) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	resp, wait, err := p.endpoint.roundTrip(req, p.Authorizer)
 	if err == nil {
-		p.hold(req.URL.Path, resp.Status, wait)
+		p.hold(req.URL.Path, resp.StatusCode, wait)
 	}
 	if _, down := p.endpoint.Down(); down { // and not where it redirects to
 		err = p.note(err)
 	}
 	return resp, err
-}
-
-// hold remembers how long a path is not to be asked for, if at all.
-func (p *pull) hold(path, status string, wait time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if wait == 0 {
-		delete(p.later, path)
-		return
-	}
-	now := time.Now()
-	l, again := p.later[path]
-	if !again {
-		l.first = now
-	}
-	l.until, l.status = now.Add(wait), status
-	p.later[path] = l
-}
-
-// wait holds req back for as long as the registry asked for when the same was asked of it, unless that is too long. The last answer
-// costs no wait: nobody can tell that it is the last, but that no request follows.
-func (p *pull) wait(ctx context.Context, req *http.Request) error {
-	p.mu.Lock()
-	l := p.later[req.URL.Path]
-	p.mu.Unlock()
-	left := time.Until(l.until)
-	if l.until.Sub(l.first) <= maxRetryWait {
-		return sleep(ctx, left)
-	}
-	cause := RateLimited
-	if !strings.HasPrefix(l.status, strconv.Itoa(http.StatusTooManyRequests)) {
-		cause = Busy
-	}
-	return &Error{Cause: cause, Text: fmt.Sprintf("%s: %s: it asks for another %v, which is too long to wait", req.URL.Host, l.status, max(left, 0).Round(time.Second))}
 }
 
 // note remembers that nothing was reached, and returns err. containerd looks among the blobs for what it could not ask for
