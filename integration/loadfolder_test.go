@@ -4,11 +4,13 @@
 package integration_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -58,6 +60,32 @@ func TestReplaced(t *testing.T) {
 		}
 	}
 	checkClean(t, l.node, "k8s.io")
+}
+
+// TestMendedInPlace writes what a bundle should be over one that cannot be listed, of the same size and time of modification, as
+// `rsync --inplace --checksum --times` does.
+func TestMendedInPlace(t *testing.T) {
+	daemon.RequireRoot(t)
+	l := newLoading(t, "", daemon.Options{Level: "info"})
+	img, good := bundleOf(40, "quay.io/mended:1")
+	bad := bytes.Replace(good, []byte("index.json"), []byte("index.jsom"), 1)
+	path := filepath.Join(l.folder, "a.tar")
+	then := time.Now().Add(-time.Hour)
+	put := func(data []byte) {
+		image.WriteFile(t, path, data)
+		if err := os.Chtimes(path, then, then); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(bad)
+	l.start(t)
+	if out, good := l.status(t); good || stateOf(out, path) != "failed" {
+		t.Fatalf("got status\n%s\nwant a bundle that failed", out)
+	}
+	l.Signal(syscall.SIGSTOP) // which must not see the time in between
+	put(good)
+	l.Signal(syscall.SIGCONT)
+	l.becomesLoaded(t, "quay.io/mended:1", img)
 }
 
 // TestStrangePaths starts with paths that are not there, that are a file, and with a folder of very many files (L19).

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -67,7 +68,16 @@ func (e *entry) unchanged() bool {
 		return !e.bundle.Changed()
 	}
 	now, err := os.Lstat(e.path)
-	return e.unread != nil && err == nil && os.SameFile(now, e.unread) && now.Size() == e.unread.Size() && now.ModTime().Equal(e.unread.ModTime())
+	return e.unread != nil && err == nil && os.SameFile(now, e.unread) && now.Size() == e.unread.Size() &&
+		now.ModTime().Equal(e.unread.ModTime()) && changedAt(now) == changedAt(e.unread)
+}
+
+// changedAt is when the inode of a file was last written to, which nobody can set as the time of modification is set.
+func changedAt(info os.FileInfo) (at syscall.Timespec) {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		at = stat.Ctim
+	}
+	return at
 }
 
 // isBadLayout reports whether a bundle is a directory that is not right: whether something below it changed cannot be told.
