@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -200,6 +201,26 @@ func TestUnmount(t *testing.T) {
 		}
 		mount()
 	}
+}
+
+// TestRemount unmounts the file system of a folder and mounts it again before anybody could look, as `systemctl restart` of a mount
+// does: what is copied into the folder after that is seen.
+func TestRemount(t *testing.T) {
+	daemon.RequireRoot(t)
+	disk := powercut.New(t, 64<<20)
+	folder := filepath.Join(disk.Dir, "images")
+	l := newLoadingOf(t, daemon.Options{Level: "info"}, folder)
+	img, bundle := bundleOf(50, "quay.io/before:1")
+	image.WriteFile(t, filepath.Join(folder, "before.tar"), bundle)
+	l.start(t)
+	l.becomesLoaded(t, "quay.io/before:1", img)
+	l.Signal(syscall.SIGSTOP)
+	disk.Restore(t)
+	l.Signal(syscall.SIGCONT)
+	time.Sleep(time.Second) // what the mount alone brings about is over
+	img, bundle = bundleOf(51, "quay.io/after:1")
+	place(t, filepath.Join(folder, "after.tar"), bundle)
+	l.becomesLoaded(t, "quay.io/after:1", img)
 }
 
 // copySlowly writes a file as a copy over a network does.

@@ -10,6 +10,8 @@ package watch
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -57,12 +59,22 @@ func watch(ctx context.Context, paths []string, within bool) <-chan struct{} {
 	go func() {
 		defer recovered(ctx)
 		defer w.Close()
-		f := follower{w, paths, within, map[string]unix.Stat_t{}}
+		f := follower{watcher: w, paths: paths, within: within, watched: map[string]unix.Stat_t{}}
 		f.follow()
+		said := false
 		for {
+			var poll <-chan time.Time
+			if f.unwatched != nil {
+				poll = time.After(pollEvery)
+				if !said {
+					log.G(ctx).WithError(f.unwatched).Warnf("not all directories can be watched; files are looked at every %s", pollEvery)
+				}
+			}
+			said = f.unwatched != nil
 			select {
 			case <-ctx.Done():
 				return
+			case <-poll:
 			case <-w.Events:
 				f.follow()
 			case err := <-w.Errors: // events may have been lost
@@ -73,7 +85,7 @@ func watch(ctx context.Context, paths []string, within bool) <-chan struct{} {
 					return
 				case <-time.After(quiet): // containers that start, and containerd itself, mount much at once
 				}
-				if !f.follow() {
+				if !f.follow() && f.unwatched == nil {
 					continue // elsewhere
 				}
 			}
@@ -119,6 +131,8 @@ type follower struct {
 	paths   []string
 	within  bool                   // what lies in paths is followed, too
 	watched map[string]unix.Stat_t // by names without links: inotify has one watch of a directory, whatever names it has
+	// unwatched is why a directory cannot be watched, nil if all are: the kernel has so many watches for a user.
+	unwatched error
 }
 
 // follow watches what is there now. It reports whether a directory appeared, went, or is another of that name.
@@ -143,20 +157,29 @@ func (f *follower) follow() (changed bool) {
 			}
 		}
 	}
+	alive := map[string]bool{} // what was unmounted, or renamed, is not watched any more, though it came back since
+	for _, dir := range f.watcher.WatchList() {
+		alive[dir] = true
+	}
 	for dir, was := range f.watched {
-		if is, ok := wanted[dir]; !ok || is.Dev != was.Dev || is.Ino != was.Ino {
+		if is, ok := wanted[dir]; !ok || is.Dev != was.Dev || is.Ino != was.Ino || !alive[dir] {
 			_ = f.watcher.Remove(dir)
 			delete(f.watched, dir)
 			changed = true
 		}
 	}
+	f.unwatched = nil
 	for dir, is := range wanted {
 		if _, ok := f.watched[dir]; ok {
 			continue
 		}
-		if f.watcher.Add(dir) == nil {
+		err := f.watcher.Add(dir)
+		switch {
+		case err == nil:
 			f.watched[dir] = is
 			changed = true
+		case !errors.Is(err, fs.ErrNotExist): // which whoever removed it makes an event of
+			f.unwatched = fmt.Errorf("watch %s: %w", dir, err)
 		}
 	}
 	return changed

@@ -5,8 +5,11 @@ package watch_test
 
 import (
 	"context"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -153,6 +156,62 @@ func TestNoWatcher(t *testing.T) {
 	case <-changes:
 	case <-time.After(20 * time.Second):
 		t.Error("got no change, want one every 5 seconds")
+	}
+}
+
+// TestNoWatches is as TestNoWatcher where the kernel has no more watches for the user, as on a node with many pods (H5). A user
+// namespace has a limit of its own.
+func TestNoWatches(t *testing.T) {
+	const inside = "BERTH_TEST_NO_WATCHES"
+	if os.Getenv(inside) == "" {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestNoWatches$")
+		cmd.Env = append(os.Environ(), inside+"=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}},
+		}
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		switch {
+		case errors.As(err, &exit):
+			t.Errorf("%v\n%s", err, out)
+		case err != nil:
+			t.Skipf("no user namespace can be made here: %v", err)
+		}
+		return
+	}
+	if err := os.WriteFile("/proc/sys/user/max_inotify_watches", []byte("0"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	changes := watch.Paths(t.Context(), t.TempDir())
+	for range 2 {
+		select {
+		case <-changes:
+		case <-time.After(20 * time.Second):
+			t.Fatal("got no change, want one every 5 seconds")
+		}
+	}
+}
+
+// TestFolderComesBack takes a folder away for a moment: inotify watches it no more, though it is the same as before.
+func TestFolderComesBack(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := mkdir("folder")(dir); err != nil {
+		t.Fatal(err)
+	}
+	changes := watch.Folders(t.Context(), filepath.Join(dir, "folder"))
+	time.Sleep(100 * time.Millisecond) // until it watches
+	for _, change := range []step{both(rename("folder", "away"), rename("away", "folder")), write("folder/a"), write("folder/b")} {
+		if err := change(dir); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-changes:
+		case <-time.After(10 * time.Second):
+			t.Fatal("got no change, want one")
+		}
 	}
 }
 
