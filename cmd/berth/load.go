@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -35,7 +36,7 @@ func loadCommand() *cli.Command {
 }
 
 func load(ctx context.Context, cmd *cli.Command) error {
-	if cmd.Args().Len() == 0 {
+	if cmd.Args().Len() == 0 || slices.Contains(cmd.Args().Slice(), "") { // a script's variable, and not the working directory
 		return usageError{errors.New("load wants one or more files or directories")}
 	}
 	output, err := outputOf(cmd)
