@@ -91,14 +91,17 @@ func (c *Catalog) differs(files []string, refused []refusal) bool {
 	return slices.ContainsFunc(files, func(path string) bool { return known[path] == nil })
 }
 
-// remove forgets bundles.
-func (c *Catalog) remove(gone []*entry) {
+// forsake forgets bundles that were to be loaded by hand. Those of own are there all the same, and pulls go on to find them.
+func (c *Catalog) forsake(entries []*entry, own map[string]bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, e := range gone {
-		e.close()
+	for _, e := range entries {
+		e.byHand, e.awaited = false, false
+		if !own[e.path] {
+			e.close()
+		}
 	}
-	c.entries = slices.DeleteFunc(slices.Clone(c.entries), func(e *entry) bool { return slices.Contains(gone, e) })
+	c.entries = slices.DeleteFunc(slices.Clone(c.entries), func(e *entry) bool { return slices.Contains(entries, e) && !own[e.path] })
 	c.index()
 	c.notify()
 }

@@ -189,6 +189,10 @@ func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
 	l.unpinned.Store(false)
 	load := &Load{refused: refused, done: make(chan struct{})}
 	l.rounds.Lock()
+	if err := ctx.Err(); err != nil { // a round may take long
+		l.rounds.Unlock()
+		return nil, err
+	}
 	load.entries = l.catalog.add(files)
 	go func() {
 		defer close(load.done)
@@ -202,9 +206,10 @@ func (l *Loader) LoadPaths(ctx context.Context, paths []string) (*Load, error) {
 		l.endLease(ctx, err != nil)
 		l.catalog.said.Store(0)
 		if ctx.Err() != nil { // whoever asked for it does not want it any more: that is no fault of the bundles
-			l.catalog.remove(load.entries)
+			own, _ := find(l.Paths)
+			l.catalog.forsake(load.entries, setOf(own))
 			select {
-			case l.again <- struct{}{}: // one of them may lie in a folder of l's
+			case l.again <- struct{}{}: // which has l's own loaded
 			default:
 			}
 		}

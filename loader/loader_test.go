@@ -177,6 +177,42 @@ func TestLoadInterrupted(t *testing.T) {
 	<-ended
 }
 
+// TestLoadOwnInterrupted ends a load by hand of a bundle that lies in one of the loader's folders, before it began and before it is
+// done: pulls find the bundle all the time.
+func TestLoadOwnInterrupted(t *testing.T) {
+	folder := bundles(t, "own")
+	own, err := reference.ParseNamed("quay.io/own:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pulls := make(chan context.CancelFunc, 1)
+	l, _ := newLoader(t, folder, func(any) error {
+		select {
+		case cancel := <-pulls:
+			cancel()
+		default:
+		}
+		return errors.New("interrupted")
+	})
+	_ = l.Load(t.Context()) // which fails, and knows the bundle
+	for _, begun := range []bool{false, true} {
+		ctx, cancel := context.WithCancel(t.Context())
+		if pulls <- cancel; !begun {
+			(<-pulls)()
+		}
+		load, err := l.LoadPaths(ctx, []string{filepath.Join(folder, "own.tar")})
+		if (err == nil) != begun {
+			t.Fatalf("begun %t: got %v", begun, err)
+		}
+		if err == nil {
+			<-load.Done()
+		}
+		if _, ok := l.Catalog().Find(own); !ok || ctx.Err() == nil {
+			t.Errorf("begun %t: got bundle %t, %v, want the bundle and an end by hand", begun, ok, ctx.Err())
+		}
+	}
+}
+
 // TestLayoutLater looks again at a layout of which a blob came later: nothing about the directory itself tells.
 func TestLayoutLater(t *testing.T) {
 	folder := bundles(t)
