@@ -6,6 +6,7 @@ package loader
 import (
 	"context"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -19,22 +20,31 @@ const (
 )
 
 // Run loads at once, verifies what is unpacked if containerd did not end by itself, calls loaded after that, and loads again
-// whenever the bundles changed, until ctx ends. What could not be loaded is tried again after a while. What is sent on changes
-// need not be about bundles.
+// whenever the bundles changed, until ctx ends. That it verifies, which may take long, keeps it from no bundle. What could not be
+// loaded is tried again after a while. What is sent on changes need not be about bundles.
 func (l *Loader) Run(ctx context.Context, changes <-chan struct{}, loaded func()) {
 	l.unclean.Store(!l.begin(ctx))
+	loaded = sync.OnceFunc(loaded)
+	var verifies sync.Mutex
+	var work sync.WaitGroup
+	defer work.Wait()
 	retry := minRetry
 	for {
 		var again <-chan time.Time
 		if err := l.round(ctx); err != nil {
 			again = time.After(retry)
 		}
-		if l.unclean.Load() && l.verifyAll(ctx) {
-			l.unclean.Store(false)
-		}
-		if loaded != nil {
+		switch {
+		case !l.unclean.Load():
 			loaded()
-			loaded = nil
+		case verifies.TryLock():
+			work.Go(func() {
+				defer verifies.Unlock()
+				if l.verifyAll(ctx) {
+					l.unclean.Store(false)
+				}
+				loaded()
+			})
 		}
 		runs, changed := l.wait(ctx, changes, again)
 		switch {
