@@ -97,7 +97,7 @@ func TestStrangePaths(t *testing.T) {
 	old := time.Now().Add(-time.Hour)
 	const many = 10_000
 	for i := range many {
-		path := image.WriteFile(t, filepath.Join(folder, fmt.Sprintf("file%05d", i)), []byte("no bundle"))
+		path := image.WriteFile(t, filepath.Join(folder, fmt.Sprintf("file%05d-%s", i, strings.Repeat("x", 200))), []byte("no bundle"))
 		if err := os.Chtimes(path, old, old); err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"strings"
 
+	"github.com/containerd/containerd/v2/defaults"
 	"github.com/urfave/cli/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -44,7 +45,8 @@ func connect(ctx context.Context, cmd *cli.Command) (*daemon, error) {
 		}
 		return nil, fmt.Errorf("containerd does not answer: %w; start it, or name its socket with --address", err)
 	}
-	conn, err := grpc.NewClient("unix:"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix:"+address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(defaults.DefaultMaxRecvMsgSize)))
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd at %s: %w", address, err)
 	}

@@ -12,10 +12,8 @@ import (
 	"time"
 
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
-	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/urfave/cli/v3"
-	"google.golang.org/grpc"
 )
 
 func whereCommand() *cli.Command {
@@ -90,7 +88,7 @@ func listImages(ctx context.Context, cmd *cli.Command, namespace string) (stored
 	defer d.close()
 	ctx, cancel := context.WithTimeout(namespaces.WithNamespace(ctx, namespace), 10*time.Second)
 	defer cancel()
-	response, err := imagesapi.NewImagesClient(d.conn).List(ctx, &imagesapi.ListImagesRequest{}, grpc.MaxCallRecvMsgSize(defaults.DefaultMaxRecvMsgSize))
+	response, err := imagesapi.NewImagesClient(d.conn).List(ctx, &imagesapi.ListImagesRequest{})
 	if err := d.said(err); err != nil {
 		return nil, fmt.Errorf("list images of namespace %s: %w", namespace, err)
 	}
