@@ -5,11 +5,15 @@ package integration_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-edge/berth/integration/daemon"
 	"github.com/berth-edge/berth/integration/image"
@@ -111,4 +115,49 @@ func TestLoadedByHand(t *testing.T) {
 			t.Errorf("got the bundle %d times in the status, want once\n%s", n, out)
 		}
 	})
+}
+
+// TestHungFileSystem has the file system hang that a bundle was loaded from by hand, as one of NFS does whose server is away: whoever
+// looks for changes waits for it, and pulls and the status do not.
+func TestHungFileSystem(t *testing.T) {
+	daemon.RequireRoot(t)
+	server, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skipf("no file system can be made here that hangs: %v", err)
+	}
+	answers := sync.OnceFunc(func() { _ = unix.Close(server) }) // that it is gone
+	l := newLoading(t, "", daemon.Options{CRI: true, Level: "info"})
+	t.Cleanup(answers)
+	img, bundle := bundleOf(30, "quay.io/local:1")
+	l.put(t, "local.tar", bundle)
+	l.start(t)
+	l.becomesLoaded(t, "quay.io/local:1", img)
+	_, bundle = bundleOf(31, "quay.io/far:1")
+	far := openDir(t)
+	path := image.WriteFile(t, filepath.Join(far, "far.tar"), bundle)
+	if out, errs, code := berth(t, "load", "--address", l.Address, path); code != 0 {
+		t.Fatalf("load: got %d\n%s%s", code, out, errs)
+	}
+	if err := unix.Mount("hangs", far, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", server)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(far, unix.MNT_DETACH) })
+	img, bundle = bundleOf(32, "quay.io/later:1")
+	l.put(t, "later.tar", bundle)
+	time.Sleep(time.Second) // until the change is looked at
+	answered := make(chan error, 1)
+	go func() {
+		l.status(t)
+		answered <- pullCRI(t, l.Daemon, "quay.io/local:1")
+	}()
+	select {
+	case err := <-answered:
+		if err != nil {
+			t.Errorf("pull: %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("got no answer, want a status and a pull")
+	}
+	answers()
+	l.becomesLoaded(t, "quay.io/later:1", img)
 }

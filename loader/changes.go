@@ -11,13 +11,43 @@ import (
 	"github.com/berth-edge/berth/loader/bundle"
 )
 
+// seen is what the file of a bundle is now.
+type seen struct {
+	same    bool // what is known of the bundle still holds
+	fresh   bool // it was being copied, and still is
+	gone    bool // it was loaded by hand, and is not there any more
+	refused *refusal
+}
+
+// look looks at the files of all bundles. The catalog is not locked meanwhile: a file system may hang, and pulls must not.
+func (c *Catalog) look() map[string]seen {
+	c.mu.Lock()
+	entries := make([]entry, 0, len(c.entries))
+	for _, e := range c.entries {
+		entries = append(entries, *e)
+	}
+	c.mu.Unlock()
+	all := make(map[string]seen, len(entries))
+	for _, e := range entries {
+		s := seen{same: e.unchanged() && !e.isBadLayout(), fresh: e.state == Copying && isFresh(e.path), gone: e.byHand && isGone(e.path)}
+		if e.byHand {
+			if r, ok := refusalOf(e.path); ok {
+				s.refused = &r
+			}
+		}
+		all[e.path] = s
+	}
+	return all
+}
+
 // begin sets the bundles there are, and what is refused. Those that did not change are kept with what is known of them.
 func (c *Catalog) begin(files []string, refused []refusal) []*entry {
+	now := c.look()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	there := setOf(files)
 	for _, e := range c.entries {
-		if e.byHand && isGone(e.path) {
+		if now[e.path].gone {
 			e.byHand = false
 		}
 		if !e.byHand && !there[e.path] {
@@ -31,10 +61,10 @@ func (c *Catalog) begin(files []string, refused []refusal) []*entry {
 			continue
 		}
 		e.awaited = false
-		if r, ok := refusalOf(e.path); ok {
-			e = c.refuse(r, e)
+		if r := now[e.path].refused; r != nil {
+			e = c.refuse(*r, e)
 		} else {
-			e = c.keep(e.path, e)
+			e = c.keep(e.path, e, now)
 		}
 		entries = append(entries, e)
 	}
@@ -44,7 +74,7 @@ func (c *Catalog) begin(files []string, refused []refusal) []*entry {
 	}
 	for _, path := range files {
 		if !isByHand(path) {
-			entries = append(entries, c.keep(path, known[path]))
+			entries = append(entries, c.keep(path, known[path], now))
 		}
 	}
 	for _, r := range refused {
@@ -60,6 +90,7 @@ func (c *Catalog) begin(files []string, refused []refusal) []*entry {
 
 // differs reports whether there are other bundles than those that the catalog knows, or one of them changed.
 func (c *Catalog) differs(files []string, refused []refusal) bool {
+	now := c.look()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.begun {
@@ -70,17 +101,18 @@ func (c *Catalog) differs(files []string, refused []refusal) bool {
 		refusals[r.path] = r.err
 	}
 	for _, e := range c.entries {
+		is := now[e.path]
 		switch {
 		case e.refused && e.byHand:
-			if r, ok := refusalOf(e.path); !ok || r.err.Error() != e.err.Error() {
+			if is.refused == nil || is.refused.err.Error() != e.err.Error() {
 				return true
 			}
 		case e.refused:
 			if err, ok := refusals[e.path]; !ok || err.Error() != e.err.Error() {
 				return true
 			}
-		case e.state == Copying && isFresh(e.path): // see hasCopied
-		case e.byHand && isGone(e.path), !e.byHand && !there[e.path], !e.unchanged(), e.isBadLayout():
+		case is.fresh: // see hasCopied
+		case is.gone, !e.byHand && !there[e.path], !is.same:
 			return true
 		}
 	}
@@ -139,19 +171,21 @@ func (c *Catalog) isCopying() bool {
 
 // hasCopied reports whether a bundle that was being copied is not written to any more.
 func (c *Catalog) hasCopied() bool {
+	now := c.look()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.ContainsFunc(c.entries, func(e *entry) bool { return e.state == Copying && !isFresh(e.path) })
+	return slices.ContainsFunc(c.entries, func(e *entry) bool { return e.state == Copying && !now[e.path].fresh })
 }
 
 // add puts bundles that are loaded by hand before those there are: who loads one wants what is in it.
 func (c *Catalog) add(files []string) []*entry {
+	now := c.look()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	known, there := c.byPath(), setOf(files)
 	var added []*entry
 	for _, path := range files {
-		e := c.keep(path, known[path])
+		e := c.keep(path, known[path], now)
 		e.byHand, e.awaited = true, true
 		added = append(added, e)
 	}
@@ -164,11 +198,11 @@ func (c *Catalog) add(files []string) []*entry {
 
 // keep returns the entry of a bundle: the one that was known, or a new one if there was none, or if it changed or could not be
 // read. c.mu is held.
-func (c *Catalog) keep(path string, e *entry) *entry {
+func (c *Catalog) keep(path string, e *entry, now map[string]seen) *entry {
 	if e == nil {
 		return &entry{catalog: c, path: path, state: Listing}
 	}
-	if e.unchanged() && !e.isBadLayout() {
+	if now[path].same {
 		for _, image := range e.images {
 			if image.err != nil && !image.broken {
 				image.state, image.err = Waiting, nil // it is tried again

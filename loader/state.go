@@ -61,8 +61,7 @@ type entry struct {
 	start    time.Time   // of the work on it
 }
 
-// unchanged reports whether what is known of a bundle still holds: what is in it, or that it cannot be read. The catalog's
-// lock is held.
+// unchanged reports whether what is known of a bundle still holds: what is in it, or that it cannot be read.
 func (e *entry) unchanged() bool {
 	if e.bundle != nil {
 		return !e.bundle.Changed()
@@ -81,7 +80,6 @@ func changedAt(info os.FileInfo) (at syscall.Timespec) {
 }
 
 // isBadLayout reports whether a bundle is a directory that is not right: whether something below it changed cannot be told.
-// The catalog's lock is held.
 func (e *entry) isBadLayout() bool {
 	if e.unread != nil {
 		return e.unread.IsDir()
