@@ -122,13 +122,14 @@ func TestTokenRedirect(t *testing.T) {
 	for _, tt := range []struct{ name, to, want string }{
 		{"other port", other.URL + "/token", "refusing token redirect to https://" + other.Host},
 		{"plain HTTP", plain.URL + "/token", "refusing token redirect to http://" + plain.Host},
+		{"plain HTTP of the same port", "http://REALM/token", "refusing token redirect to http://127.0.0.1:"},
 		{"same host", "/elsewhere", ""},
 	} {
 		for _, code := range []int{http.StatusFound, http.StatusTemporaryRedirect} {
 			t.Run(tt.name+" "+http.StatusText(code), func(t *testing.T) {
 				tokens := registrytest.NewTokens(user, password)
 				realm := registrytest.Serve(t, authority.Server(t), only("/token", func(w http.ResponseWriter, r *http.Request) {
-					http.Redirect(w, r, tt.to+"?"+r.URL.RawQuery, code)
+					http.Redirect(w, r, strings.ReplaceAll(tt.to, "REALM", r.Host)+"?"+r.URL.RawQuery, code)
 				}, tokens))
 				tokens.Realm = realm.URL + "/token"
 				server := registrytest.Serve(t, authority.Server(t), tokens.Protect(registrytest.Registry{Image: image}))

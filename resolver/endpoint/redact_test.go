@@ -47,15 +47,16 @@ func (b *lockedBuffer) String() string {
 	return b.text.String()
 }
 
-// echo answers with what it was sent, wherever a server can put it: status line, headers, challenge and body.
+// echo answers with what it was sent, wherever a server can put it: status line, headers, challenge and body. A session and a
+// signed address are secrets of the server's own.
 func echo(status int) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		authorization := r.Header.Get("Authorization")
 		user, password, _ := r.BasicAuth()
 		_ = r.ParseForm()
-		all := fmt.Sprintf("%s %s %s %s %s", authorization, user, password, url.QueryEscape(password), r.PostForm.Encode())
+		all := fmt.Sprintf("%s %s %s %s %s https://s3.test/x?sig=canary-signature", authorization, user, password, url.QueryEscape(password), r.PostForm.Encode())
 		for name, value := range map[string]string{
-			"X-Echo": all, "Warning": `299 - "` + all + `"`, "Set-Cookie": "c=" + all, "Location": "https://" + url.QueryEscape(all),
+			"X-Echo": all, "Warning": `299 - "` + all + `"`, "Set-Cookie": "c=canary-session " + all, "Location": "https://" + url.QueryEscape(all),
 		} {
 			w.Header().Set(name, value)
 		}
@@ -134,6 +135,16 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 		{name: "presigned redirect", registry: func(*registrytest.Tokens) http.Handler {
 			return basic(registrytest.Redirect("/blobs/", presigned.URL+"/canary-path", "?X-Signature=canary-signature", registrytest.Registry{Image: image}))
 		}, want: presigned.Host},
+		{name: "presigned redirect to itself", registry: func(*registrytest.Tokens) http.Handler {
+			redirect := registrytest.Redirect("/blobs/", "", "?X-Signature=canary-signature", registrytest.Registry{Image: image})
+			return basic(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.RawQuery != "" {
+					echo(http.StatusForbidden)(w, r)
+					return
+				}
+				redirect.ServeHTTP(w, r)
+			}))
+		}, want: "403"},
 		{name: "presigned redirect that is refused", registry: func(*registrytest.Tokens) http.Handler {
 			return basic(registrytest.Redirect("/blobs/", "http://127.0.0.1:1/canary-path", "?X-Signature=canary-signature", registrytest.Registry{Image: image}))
 		}, want: "refusing redirect to http://127.0.0.1:1"},
@@ -169,7 +180,7 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 				text += fmt.Sprintf("%v %+v %#v", err, err, err)
 			}
 			// The operator's own headers are the client's to log: containerd does so.
-			for _, canary := range append([]string{"canary-signature", "canary-path"}, secrets[:5]...) {
+			for _, canary := range append([]string{"canary-signature", "canary-path", "canary-session"}, secrets[:5]...) {
 				if i := strings.Index(text, canary); i >= 0 {
 					t.Errorf("%q is printed: …%s…", canary, text[max(0, i-200):min(len(text), i+60)])
 				}
