@@ -5,8 +5,10 @@ package resolver_test
 
 import (
 	"context"
+	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -186,6 +188,40 @@ func TestLabelSetMeanwhile(t *testing.T) {
 	if got := n.wantImage(t, ref, content).Labels; got[pin] != "pinned" || got[resolver.LabelSource] != s.Host {
 		t.Errorf("got labels %v, want the pin and those of the pull", got)
 	}
+}
+
+// REL-07: a pin stays for as long as the name is that of the same image; what else the image is said to be goes with each pull.
+func TestKeptLabels(t *testing.T) {
+	t.Parallel()
+	const pin = "io.cri-containerd.pinned"
+	content, other := registrytest.NewImage("kept", 4<<10), registrytest.NewImage("moved", 4<<10)
+	var moved atomic.Bool
+	s := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		serves := content
+		if moved.Load() {
+			serves = other
+		}
+		registrytest.Registry{Image: serves}.ServeHTTP(w, r)
+	}))
+	n := newNode(t, s.registry()+from(s))
+	n.KeepLabels = []string{pin}
+	pull := func(want registrytest.Image, pinned string) {
+		t.Helper()
+		if err := n.pull(t.Context(), ref); err != nil {
+			t.Fatal(err)
+		}
+		if got := n.wantImage(t, ref, want).Labels; got[pin] != pinned || got["team"] != "" || got[resolver.LabelSource] != s.Host {
+			t.Errorf("got labels %v, want the pin %q, no team, and those of the pull", got, pinned)
+		}
+	}
+	pull(content, "")
+	labels := map[string]string{pin: "pinned", "team": "x"}
+	if _, err := n.images.Update(namespaces.WithNamespace(t.Context(), "test"), images.Image{Name: ref, Labels: labels}, "labels."+pin, "labels.team"); err != nil {
+		t.Fatal(err)
+	}
+	pull(content, "pinned")
+	moved.Store(true)
+	pull(other, "")
 }
 
 // pinningStore pins an image right after it was looked up.
