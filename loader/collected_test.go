@@ -12,12 +12,14 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berth-edge/berth/integration/image"
+	"github.com/berth-edge/berth/loader"
 )
 
 // collecting is a content store of which a blob is collected as garbage after it was looked up, just before it is opened.
@@ -56,6 +58,35 @@ func TestCollectedWhileLoaded(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// TestHeldWhileLoaded has what is there of an image, and is no image's, kept by the lease before it is pulled (REL-17): a pull takes
+// what is there for granted, and it would be collected meanwhile.
+func TestHeldWhileLoaded(t *testing.T) {
+	ctx := namespaces.WithNamespace(t.Context(), "k8s.io")
+	held := map[string]bool{}
+	var l *loader.Loader
+	var manager leases.Manager
+	l, manager = newLoader(t, bundles(t, "a"), func(any) error {
+		used, err := manager.ListResources(ctx, leases.Lease{ID: "io.berth.load"})
+		if err != nil {
+			t.Error(err)
+		}
+		for _, r := range used {
+			held[r.ID] = true
+		}
+		return errors.New("not today")
+	})
+	blobs := image.Small("linux/amd64", 0).Blobs()
+	write(ctx, t, l.Content, blobs)
+	if err := l.Load(t.Context()); err == nil {
+		t.Error("got no error, want that of the pull")
+	}
+	for dgst := range blobs {
+		if !held[dgst.String()] {
+			t.Errorf("got %v held, want %s too", held, dgst)
+		}
 	}
 }
 
