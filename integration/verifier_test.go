@@ -58,13 +58,7 @@ func TestNamesStayOriginal(t *testing.T) {
 	dir := t.TempDir()
 	n := newNode(t, entry(t, r, "")+entry(t, second, "")+rule("quay.io", r.Host()+"/p", second.Host()+"/p"),
 		daemon.Options{CRI: true, Env: []string{verifierEnv + "=" + dir}})
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(self, filepath.Join(n.Dir, "verifiers", "policy")); err != nil {
-		t.Fatal(err)
-	}
+	addVerifier(t, n)
 	if err := n.Run(t); err != nil {
 		t.Fatal(err)
 	}
@@ -106,6 +100,56 @@ func TestNamesStayOriginal(t *testing.T) {
 	}
 	if got := second.Log.Requests(); len(got) != 0 {
 		t.Errorf("got requests %v of the second target, want none: the verifier refused the image, not the registry", got)
+	}
+}
+
+// addVerifier makes this test binary the verifier of a node that was not started yet.
+func addVerifier(t testing.TB, n node) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(self, filepath.Join(n.Dir, "verifiers", "policy")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestBundlesAndVerifiers: a verifier is not asked about what a bundle holds, neither when that is loaded nor when it is pulled, unless
+// verify = true: one that needs a network would keep a node without one from starting.
+func TestBundlesAndVerifiers(t *testing.T) {
+	daemon.RequireRoot(t)
+	const ref = "quay.io/team/app:1"
+	for _, verify := range []bool{false, true} {
+		t.Run(fmt.Sprintf("verify = %t", verify), func(t *testing.T) {
+			dir := t.TempDir()
+			write(t, filepath.Join(dir, "deny"), "no signature of ours")
+			l := newLoading(t, "", daemon.Options{CRI: true, Env: []string{verifierEnv + "=" + dir}}, fmt.Sprintf("verify = %t", verify))
+			addVerifier(t, l.node)
+			img := oneLayer(152, ref)
+			l.bundle(t, "bundle.tar", img)
+			l.start(t)
+			out, good := l.status(t)
+			err := pullCRI(t, l.Daemon, ref)
+			verified, _ := os.ReadFile(filepath.Join(dir, "verified"))
+			if !verify {
+				if err != nil || !good || len(verified) > 0 {
+					t.Errorf("got pull %v, status\n%s\nverifier called with %q; want both good, and it not called", err, out, verified)
+				}
+				l.wantLoaded(t, img)
+				return
+			}
+			wantError(t, err, "pull "+ref, "verifier policy rejected image", "no signature of ours")
+			if good || !strings.Contains(out, "no signature of ours") {
+				t.Errorf("got status\n%s\nwant the image refused", out)
+			}
+			if want := "-name " + ref + " -digest " + img.Digest.String() + " "; !strings.Contains(string(verified), want) {
+				t.Errorf("got verifier called with %q, want %q", verified, want)
+			}
+			if got := targets(t, l.Daemon, "k8s.io"); len(got) != 0 {
+				t.Errorf("got images %v, want none", got)
+			}
+		})
 	}
 }
 
