@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
@@ -119,6 +120,72 @@ func TestCatalogSpelledNames(t *testing.T) {
 	}
 	if want := []string{"Quay.io/a:1", "quay.io/a:1", "Alias.io/a:1"}; !slices.Equal(image.owned, want) || len(other.owned) > 0 {
 		t.Errorf("got names %q and %q, want %q and none", image.owned, other.owned, want)
+	}
+}
+
+// TestCatalogWaits waits for what may be in a bundle that is being listed, and for an image that is being loaded; no longer than is
+// allowed, nor than it takes.
+func TestCatalogWaits(t *testing.T) {
+	named, err := reference.ParseNormalizedNamed("quay.io/a:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name      string
+		begun     bool
+		of, other State // of the image, "" if there is none, and of another bundle
+		waits     bool
+	}{
+		{"bundles are not known yet", false, "", Loaded, true},
+		{"a bundle is being listed", true, "", Listing, true},
+		{"a bundle is still copied", true, "", Copying, false},
+		{"no bundle has it", true, "", Loaded, false},
+		{"it is being loaded", true, Loading, Loaded, true},
+		{"it waits to be loaded", true, Waiting, Loaded, false},
+		{"it is loaded, and another bundle is listed", true, Loaded, Listing, false},
+		{"it could not be loaded", true, Failed, Loaded, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := newCatalog(Options{Platform: platforms.DefaultSpec()})
+			other := &entry{catalog: c, state: tc.other}
+			c.begun, c.entries = tc.begun, []*entry{other}
+			image := imageOf("image", "quay.io/a:1")
+			image.catalog, image.state = c, tc.of
+			if tc.of != "" {
+				c.entries = append(c.entries, &entry{catalog: c, state: Loading, images: []*Image{image}})
+			}
+			c.index()
+			waits := func(limit time.Duration) bool {
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					c.Wait(t.Context(), named, limit)
+				}()
+				select {
+				case <-ended:
+					return false
+				case <-time.After(50 * time.Millisecond):
+				}
+				if limit == time.Hour { // the wait ends with what it is for
+					c.mu.Lock()
+					c.begun, other.state, image.state = true, Loaded, Loaded
+					c.notify()
+					c.mu.Unlock()
+				}
+				select {
+				case <-ended:
+				case <-time.After(5 * time.Second):
+					t.Fatal("got it waited for without end")
+				}
+				return true
+			}
+			if got := waits(100 * time.Millisecond); got != tc.waits {
+				t.Errorf("got it waited for %t, want %t", got, tc.waits)
+			}
+			if got := waits(time.Hour); got != tc.waits {
+				t.Errorf("got it waited for again %t, want %t", got, tc.waits)
+			}
+		})
 	}
 }
 
