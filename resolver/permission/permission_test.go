@@ -121,6 +121,7 @@ func TestWritableByItsOwner(t *testing.T) {
 	}
 }
 
+// SEC-09: a secret that others can read, its group included.
 func TestReadable(t *testing.T) {
 	root := tree(t, map[string]os.FileMode{"good": 0o600, "group": 0o640, "world": 0o604, "exec": 0o711})
 	for name, want := range map[string]string{"good": "", "exec": "", "group": "/group has mode 0640, want 0600", "world": "/world has mode 0604, want 0600"} {
