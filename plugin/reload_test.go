@@ -227,6 +227,36 @@ func TestHalfWrittenFile(t *testing.T) {
 	}
 }
 
+// H3: nor is one that is written in pieces, and closed after each.
+func TestFileInPieces(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a.toml")
+	writeFile(t, file, to("old.io"))
+	r, ctx, logged := newResolver(t, file)
+	go r.Watch(ctx)
+	writeFile(t, file, "")
+	for _, piece := range []string{"[[rules]]\nfrom = \"*\"\n", "to = [\"any.io\"]\n", "# and the rest\n", to("new.io")} {
+		time.Sleep(quiet / 4)
+		if s := r.State(); s.Generation != 1 {
+			t.Errorf("got rules %v in force, want those of before", s.Rules)
+		}
+		f, err := os.OpenFile(file, os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.WriteString(piece)
+		f.Close()
+	}
+	for end := time.Now().Add(10 * time.Second); r.State().Generation == 1 && time.Now().Before(end); {
+		time.Sleep(quiet / 20)
+	}
+	if s := r.State(); s.Generation != 2 || rewritten(ctx, r) != "new.io/a:latest" {
+		t.Errorf("got generation %d and %s, want the new rules in force at once", s.Generation, rewritten(ctx, r))
+	}
+	if strings.Contains(logged.String(), "refused") {
+		t.Errorf("got log\n%s\nwant nothing refused", logged)
+	}
+}
+
 // Files that change all the time come into force all the same, and pulls do not wait for them.
 func TestRestlessFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "a.toml")
