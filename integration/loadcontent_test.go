@@ -366,3 +366,29 @@ func TestLoadedInCRI(t *testing.T) {
 		}
 	}
 }
+
+// TestRepairedInCRI starts CRI on an image that lacks its configuration, which makes it none of CRI's, and mends it afterwards: CRI is
+// told, though the record is as it was (REL-08).
+func TestRepairedInCRI(t *testing.T) {
+	daemon.RequireRoot(t)
+	img := oneLayer(908, "quay.io/a:1")
+	l := newLoading(t, "", daemon.Options{CRI: true, Level: "info"})
+	path := l.bundle(t, "a.tar", img)
+	l.start(t)
+	l.wantLoaded(t, img)
+	l.Stop(t)
+	l.put(t, "bad.tar", []byte("for which what was loaded is not let go")) // although its bundle is not there
+	for _, err := range []error{os.Remove(l.blob(img.ConfigDigest)), os.Rename(path, path+".partial")} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.start(t)
+	if got := l.criStatus(t, img.Names[0]); got != nil {
+		t.Errorf("got %v of CRI, want none while its configuration is missing", got)
+	}
+	if err := os.Rename(path+".partial", path); err != nil {
+		t.Fatal(err)
+	}
+	l.wantLoaded(t, img)
+}
