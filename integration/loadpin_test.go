@@ -241,6 +241,25 @@ func TestLoadUnpins(t *testing.T) {
 			}
 		}
 	})
+	t.Run("by hand, and pulled again", func(t *testing.T) {
+		l := newLoading(t, "", daemon.Options{CRI: true})
+		l.bundle(t, "images.tar", oneLayer(66, ref))
+		l.start(t)
+		l.waitPinned(t, ref, true)
+		if out, errs, code := berth(t, "unpin", "--all", "--address", l.Address); code != 0 {
+			t.Fatalf("unpin: %d\n%s%s", code, out, errs)
+		}
+		if err := pullCRI(t, l.Daemon, ref); err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range recorded(t, l.Daemon, "k8s.io") {
+			if i.Labels[pinLabel]+i.Labels[bundleLabel] != "" {
+				t.Errorf("%s: got labels %v, want it no bundle's and not pinned", i.Name, i.Labels)
+			}
+		}
+		l.restart(t)
+		l.waitPinned(t, ref, true)
+	})
 	t.Run("pin = false, and CRI pins its sandbox image", func(t *testing.T) {
 		l := newLoading(t, "", daemon.Options{CRI: true, Pause: ref}, "pin = false")
 		l.bundle(t, "images.tar", oneLayer(62, ref))

@@ -113,6 +113,36 @@ func TestPowerCutDamages(t *testing.T) {
 	}
 }
 
+// TestPowerCutAfterStock pulls with stock, which syncs nothing, and starts Berth on that while all of it is in memory. What Berth
+// found to be whole is on the disk from then on (REL-05).
+func TestPowerCutAfterStock(t *testing.T) {
+	daemon.RequireRoot(t)
+	t.Parallel()
+	p := newPowered(t, binaries.Path(t, binaries.Stock), "")
+	p.stock = true
+	p.start(t)
+	p.wantPull(t, laneCRI, p.images[0])
+	p.kill()
+	p.daemon, p.binary, p.stock = nil, binaries.Path(t, binaries.Containerd), false
+	for _, cut := range []bool{true, false} {
+		p.start(t)
+		if out, errs, code := berth(t, "status", "--verify", "--address", p.daemon.Address); code != 0 {
+			t.Fatalf("got status %d\n%s%s", code, out, errs)
+		}
+		if lines := p.daemon.Log.Lines("damaged files"); len(lines) > 0 {
+			t.Errorf("got damage %q, want none", lines)
+		}
+		if cut {
+			p.disk.Cut(t)
+			p.kill()
+			p.disk.Restore(t)
+		}
+	}
+	if err := p.damage(t); err != nil {
+		t.Errorf("got damage, want none:\n%v", err)
+	}
+}
+
 // TestPowerCutInDownload cuts power in the middle of a download and nothing else: nobody has synced what containerd
 // notes of it.
 func TestPowerCutInDownload(t *testing.T) {
