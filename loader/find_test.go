@@ -4,6 +4,7 @@
 package loader
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -88,4 +89,55 @@ func TestFindFolders(t *testing.T) {
 	if files, refused = find([]string{folder, more}); len(files) != 2 || len(refused) != 0 {
 		t.Errorf("got %q, and %v refused; want both archives", files, refused)
 	}
+}
+
+// TestFindUntrusted has bundles that others than root can put there, or put another in the place of (REL-10): by their mode, for the
+// group too, by their owner, and by the directory that a link leads into.
+func TestFindUntrusted(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		make    func(folder, elsewhere string) error
+		refused string // "" is found
+	}{
+		{"good", func(string, string) error { return nil }, ""},
+		{"group", func(folder, _ string) error { return os.Chmod(filepath.Join(folder, "a.tar"), 0o664) }, "mode 0664"},
+		{"group of the folder", func(folder, _ string) error { return os.Chmod(folder, 0o775) }, "mode 0775"},
+		{"owner", func(folder, _ string) error { return os.Chown(filepath.Join(folder, "a.tar"), 1000, 0) }, "it belongs to user 1000; chown root"},
+		{"owner of the folder", func(folder, _ string) error { return os.Chown(folder, 1000, 0) }, "it belongs to user 1000; chown root"},
+		{"link", func(folder, elsewhere string) error { return link(folder, elsewhere) }, ""},
+		{"link into a directory of others", func(folder, elsewhere string) error {
+			return errors.Join(link(folder, elsewhere), os.Chmod(elsewhere, 0o777))
+		}, "mode 0777"},
+		{"link to a file of others", func(folder, elsewhere string) error {
+			return errors.Join(link(folder, elsewhere), os.Chmod(filepath.Join(elsewhere, "a.tar"), 0o666))
+		}, "mode 0666"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if strings.HasPrefix(tc.name, "owner") && os.Geteuid() != 0 {
+				t.Skip("only root can give a file away")
+			}
+			folder, elsewhere := t.TempDir(), t.TempDir()
+			for _, dir := range []string{folder, elsewhere} {
+				if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(filepath.Join(dir, "a.tar"), []byte("x"), 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := tc.make(folder, elsewhere); err != nil {
+				t.Fatal(err)
+			}
+			files, refused := find([]string{folder})
+			if tc.refused == "" && (len(files) != 1 || len(refused) != 0) {
+				t.Errorf("got %q, and %v refused, want one bundle", files, refused)
+			}
+			if tc.refused != "" && (len(files) != 0 || len(refused) != 1 || !strings.Contains(refused[0].err.Error(), tc.refused)) {
+				t.Errorf("got %q, and %v refused, want one refused with %q", files, refused, tc.refused)
+			}
+		})
+	}
+}
+
+// link makes the one bundle of a folder a link to that of another.
+func link(folder, elsewhere string) error {
+	path := filepath.Join(folder, "a.tar")
+	return errors.Join(os.Remove(path), os.Symlink(filepath.Join(elsewhere, "a.tar"), path))
 }
