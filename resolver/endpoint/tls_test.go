@@ -208,10 +208,13 @@ func TestClientCertificate(t *testing.T) {
 			next.ServeHTTP(w, r)
 		})
 	}
-	cdn := registrytest.Serve(t, ask(tls.RequestClientCert), note(registrytest.Registry{Image: image}))
 	tokens := registrytest.NewTokens(user, password)
 	tokens.Realm = registrytest.Serve(t, ask(tls.RequestClientCert), note(tokens)).URL + "/token"
-	server := registrytest.Serve(t, ask(tls.RequireAndVerifyClientCert), tokens.Protect(registrytest.Redirect("/blobs/", cdn.URL, "", registrytest.Registry{Image: image})))
+	redirecting := func(at string) *registrytest.Server {
+		cdn := registrytest.ServeOn(t, at, ask(tls.RequestClientCert), note(registrytest.Registry{Image: image}))
+		return registrytest.Serve(t, ask(tls.RequireAndVerifyClientCert), tokens.Protect(registrytest.Redirect("/blobs/", cdn.URL, "", registrytest.Registry{Image: image})))
+	}
+	server := redirecting("127.0.0.1:0") // to another port
 
 	err := pull(t.Context(), newEndpoint(t, server.Host, login(), trusting(authority)), "app", image)
 	wantError(t, err, server.Host+": ", "certificate required")
@@ -226,8 +229,10 @@ func TestClientCertificate(t *testing.T) {
 	}
 	opts := trusting(authority)
 	opts.ClientCertificate, opts.ClientKey = cert, key
-	if err := pull(t.Context(), newEndpoint(t, server.Host, login(), opts), "app", image); err != nil {
-		t.Fatal(err)
+	for _, server := range []*registrytest.Server{server, redirecting("[::1]:0")} {
+		if err := pull(t.Context(), newEndpoint(t, server.Host, login(), opts), "app", image); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if len(shown) != 0 {
 		t.Errorf("another host was shown the certificate of %q", shown)
