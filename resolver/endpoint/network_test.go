@@ -282,6 +282,27 @@ func TestProxy(t *testing.T) {
 	})
 }
 
+// SEC-26: insecure is for the registry, and not for a proxy that is spoken to over TLS and is sent a password of its own.
+func TestProxyOfInsecureRegistry(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("insecure proxy", 1<<10)
+	authority := registrytest.NewAuthority(t)
+	config := authority.Server(t)
+	config.NextProtos = []string{"http/1.1"}
+	proxy := registrytest.Serve(t, config, connectProxy("proxy-user", "canary-proxy", nil))
+	server := registrytest.Serve(t, registrytest.NewAuthority(t).Server(t), registrytest.Registry{Image: image})
+	host := strings.Replace(proxy.Host, "127.0.0.1", "localhost", 1) // not the registry's own
+	opts := endpoint.Options{Insecure: true, Proxy: "https://proxy-user:canary-proxy@" + host}
+	wantError(t, pull(t.Context(), newEndpoint(t, server.Host, login(), opts), "app", image), "unknown authority")
+	if got := len(proxy.Requests()); got != 0 {
+		t.Errorf("got %d requests at a proxy that is not known, want none", got)
+	}
+	opts.Certificates = trusting(authority).Certificates
+	if err := pull(t.Context(), newEndpoint(t, server.Host, login(), opts), "app", image); err != nil {
+		t.Error(err)
+	}
+}
+
 // The proxy of the environment is used where a registry has none of its own. It is never used for loopback, so this asks
 // for a name, which only the proxy can resolve.
 func TestProxyOfEnvironment(t *testing.T) {
