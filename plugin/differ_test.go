@@ -25,6 +25,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/berth-edge/berth/loader/unpacked"
 )
 
 // unpacker is a differ whose Apply is a function.
@@ -114,7 +116,8 @@ func TestSyncApplies(t *testing.T) {
 	}
 }
 
-// Apply hands on what it is given and what comes back, while the file system is open, and leaves nothing open.
+// Apply hands on what it is given and what comes back, while the file system is open, and leaves nothing open. A layer that it
+// unpacked, and no other, is marked: the start after a power cut need not compare it.
 func TestApplyPassesThrough(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken layer")
@@ -130,7 +133,10 @@ func TestApplyPassesThrough(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			dir := t.TempDir()
+			dir := filepath.Join(t.TempDir(), "fs")
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
 			mounts := []mount.Mount{{Type: "bind", Source: dir, Options: []string{"rbind", "rw"}}}
 			d := syncedDiffer{unpacker{apply: func(ctx context.Context, desc ocispec.Descriptor, given []mount.Mount, opts ...diff.ApplyOpt) (ocispec.Descriptor, error) {
 				if desc.Digest != layerDesc.Digest || len(given) != 1 || given[0].Source != dir || len(opts) != 1 || ctx != t.Context() {
@@ -144,6 +150,9 @@ func TestApplyPassesThrough(t *testing.T) {
 			got, err := d.Apply(t.Context(), layerDesc, mounts, diff.WithSyncFs(true))
 			if got.Digest != tt.desc.Digest || !errors.Is(err, tt.err) {
 				t.Errorf("got %v, %v, want %v, %v", got, err, tt.desc, tt.err)
+			}
+			if marked := unpacked.Marked(dir); marked != (tt.err == nil) {
+				t.Errorf("got the layer marked as synced: %t, with the error %v", marked, tt.err)
 			}
 			if left := open(t, dir, filepath.Dir(dir)); len(left) > 0 {
 				t.Errorf("got %q left open", left)
