@@ -121,6 +121,16 @@ func TestErrorQuotesNoSecret(t *testing.T) {
 	}
 }
 
+// SEC-08: nor does the query of a signed address, where the pull is the client's own and containerd quotes the address.
+func TestErrorQuotesNoSignature(t *testing.T) {
+	t.Parallel()
+	content := registrytest.Registry{Image: registrytest.NewImage("signature", 4<<10)}
+	signed := registrytest.Serve(t, nil, status(http.StatusForbidden))
+	s := registrytest.Serve(t, nil, registrytest.Redirect("/blobs/", signed.URL, "?X-Signature=canary-signature", content))
+	n := newNode(t, fmt.Sprintf("[[rules]]\nfrom = %q\nto = [\"source\"]\n", s.Host))
+	wantError(t, n.pull(t.Context(), s.Host+"/org/app:1"), nil, "403", signed.Host)
+}
+
 // A pull that worked is one line at info level, with where it went and what it got.
 func TestPullIsLogged(t *testing.T) {
 	t.Parallel()
