@@ -177,10 +177,15 @@ func (t *transfer) copy(ctx context.Context, c *Copied) {
 		} else if attempt == attempts {
 			return
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Duration(attempt) * 500 * time.Millisecond):
-		}
+		pause(ctx, attempt)
+	}
+}
+
+// pause waits before what failed is tried again.
+func pause(ctx context.Context, attempt int) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(time.Duration(attempt) * 500 * time.Millisecond):
 	}
 }
 
@@ -251,6 +256,9 @@ func (t *transfer) run(ctx context.Context, c *Copied) error {
 		if c.Descriptor, err = t.image(ctx, name); err != nil {
 			return err
 		}
+		if err := t.checkKept(ctx, name); err != nil {
+			return fmt.Errorf("copy %s to %s: %w", t.named, t.target, plainly(err))
+		}
 	}
 	if err := t.tag(ctx, c.Descriptor); err != nil {
 		return err
@@ -293,6 +301,24 @@ func (t *transfer) checkSent(ctx context.Context, there ocispec.Descriptor) erro
 		err = fmt.Errorf("it was sent %s and has %s in its place: %w", sent.Digest, there.Digest, errStoredOtherwise)
 	}
 	return err
+}
+
+// checkKept returns an error if the registry does not have what it said that it took: who goes by that has no network to send it
+// again. One of several machines may have it a moment later.
+func (t *transfer) checkKept(ctx context.Context, name string) error {
+	for attempt := 1; ; attempt++ {
+		t.dst.forget()
+		there, err := t.dst.Resolve(ctx, name)
+		switch {
+		case err == nil:
+			return t.checkSent(ctx, there)
+		case causeOf(err) != Missing:
+			return err
+		case attempt == attempts || ctx.Err() != nil:
+			return fmt.Errorf("the registry said that it took it, and does not have it: %w", err)
+		}
+		pause(ctx, attempt)
+	}
 }
 
 // tell says how far the copy is.

@@ -5,6 +5,7 @@ package mirror
 
 import (
 	"context"
+	"io"
 	"maps"
 	"sync"
 
@@ -18,20 +19,15 @@ import (
 // destination is a repository that is asked once what it has, until it forgets.
 type destination struct {
 	*remote.Repository
+	read *origin // the same repository
 
-	mu    sync.Mutex
-	has   map[digest.Digest]bool
-	roots map[string]root
-}
-
-// root is what a tag or a digest leads to, or why it does not.
-type root struct {
-	desc ocispec.Descriptor
-	err  error
+	mu     sync.Mutex
+	has    map[digest.Digest]bool
+	absent map[string]error // by tag or digest
 }
 
 func newDestination(repo *remote.Repository) *destination {
-	return &destination{Repository: repo, has: map[digest.Digest]bool{}, roots: map[string]root{}}
+	return &destination{Repository: repo, read: newOrigin(repo), has: map[digest.Digest]bool{}, absent: map[string]error{}}
 }
 
 // Exists implements [content.ReadOnlyStorage].
@@ -51,24 +47,32 @@ func (d *destination) Exists(ctx context.Context, desc ocispec.Descriptor) (bool
 	return has, err
 }
 
-// Resolve implements [content.Resolver]. That there is nothing is remembered as well.
+// Resolve implements [content.Resolver]. The manifest is read, as nodes read it: a web server that is no registry may well say that it has
+// everything. That there is nothing is remembered as well.
 func (d *destination) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, error) {
 	d.mu.Lock()
-	r, known := d.roots[ref]
+	err := d.absent[ref]
 	d.mu.Unlock()
-	if known {
-		return r.desc, r.err
+	if err != nil {
+		return ocispec.Descriptor{}, err
 	}
-	r.desc, r.err = d.Repository.Resolve(ctx, ref)
-	if r.err == nil || causeOf(r.err) == Missing {
+	desc, err := d.read.Resolve(ctx, ref)
+	if err == nil || causeOf(err) == Missing {
 		d.mu.Lock()
-		d.roots[ref] = r
-		if dgst, err := digest.Parse(ref); err == nil {
-			d.has[dgst] = r.err == nil
+		if err != nil {
+			d.absent[ref] = err
+		}
+		if dgst, invalid := digest.Parse(ref); invalid == nil {
+			d.has[dgst] = err == nil
 		}
 		d.mu.Unlock()
 	}
-	return r.desc, r.err
+	return desc, err
+}
+
+// Fetch implements [content.Fetcher].
+func (d *destination) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	return d.read.Fetch(ctx, desc)
 }
 
 // forget has what was missing asked for again: it may have been sent.
@@ -76,7 +80,7 @@ func (d *destination) forget() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	maps.DeleteFunc(d.has, func(_ digest.Digest, has bool) bool { return !has })
-	maps.DeleteFunc(d.roots, func(_ string, r root) bool { return r.err != nil })
+	clear(d.absent)
 }
 
 // look finds out which blobs are there already, before any image is copied: one that another repository has is mounted from

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"path"
 	"strings"
-	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
@@ -48,10 +47,8 @@ func (r *resumed) Read(p []byte) (int, error) {
 		if r.lost++; r.lost == attempts {
 			return 0, fmt.Errorf("blob %s: after %d of %d bytes: %w", r.desc.Digest, r.at, r.desc.Size, cut(err))
 		}
-		select {
-		case <-r.ctx.Done():
+		if pause(r.ctx, r.lost); r.ctx.Err() != nil {
 			return 0, r.ctx.Err()
-		case <-time.After(time.Duration(r.lost) * 500 * time.Millisecond):
 		}
 		if err := r.again(); err != nil && !mayPass(err) {
 			return 0, err
