@@ -6,10 +6,84 @@ package integration_test
 import (
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
+	"github.com/berth-edge/berth/integration/image"
 	"github.com/berth-edge/berth/integration/registry"
 )
+
+// answering has a registry do what it is asked, and say another status if that went well.
+func answering(code int) registry.Fault {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		next.ServeHTTP(otherwise{w, code}, r)
+	}
+}
+
+type otherwise struct {
+	http.ResponseWriter
+	code int
+}
+
+func (o otherwise) WriteHeader(code int) {
+	if code/100 == 2 {
+		code = o.code
+	}
+	o.ResponseWriter.WriteHeader(code)
+}
+
+// TestCopyDialects copies into registries that answer in other ways than most, and from which nodes pull: two images of one repository that
+// share a layer, one after the other, and one of another. No blob that is there is sent.
+func TestCopyDialects(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		middleware func(http.Handler) http.Handler
+	}{
+		{"no HEAD", registry.On("HEAD", "", -1, registry.Fail(http.StatusMethodNotAllowed))},
+		{"HEAD is not implemented", registry.On("HEAD", "", -1, registry.Fail(http.StatusNotImplemented))},
+		{"blobs without a length", registry.On("HEAD", "/v2/*/blobs/*", -1, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			next.ServeHTTP(withoutHeader{w, "Content-Length"}, r)
+		})},
+		{"200 for what was put", registry.On("PUT", "", -1, answering(http.StatusOK))},
+		{"202 for what was put", registry.On("PUT", "", -1, answering(http.StatusAccepted))},
+		{"204 for what was put", registry.On("PUT", "", -1, answering(http.StatusNoContent))},
+		{"a manifest is there a moment later", func(next http.Handler) http.Handler {
+			var late sync.Map // by path, how often it was asked for since it was put
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				times, _ := late.LoadOrStore(r.URL.Path, new(atomic.Int64))
+				switch {
+				case r.Method == http.MethodPut:
+					times.(*atomic.Int64).Store(2)
+				case r.Method == http.MethodGet && times.(*atomic.Int64).Add(-1) > 0:
+					w.WriteHeader(http.StatusNotFound)
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
+		}},
+	} {
+		for _, http1 := range []bool{false, true} {
+			t.Run(tt.name, func(t *testing.T) {
+				p := newProfile(t, 0, registry.Options{Middleware: tt.middleware, HTTP1: http1})
+				shared := image.NewLayer(image.Random("shared", 1, 100_000))
+				for _, name := range []string{"team/app:1", "team/app:2", "team/other:1"} {
+					p.add(t, name, image.Index(image.New(image.Config{Layers: []image.Layer{shared}, Cmd: []string{name}})))
+					out, problems, code := berth(t, "copy", "--config", p.config, p.refs[len(p.refs)-1])
+					if code != 0 || !strings.Contains(out, " 1 copied, ") {
+						t.Errorf("%s: got %d\n%s%s", name, code, out, problems)
+					}
+				}
+				if out, code := p.copied(t); code != 0 || !strings.Contains(out, " 0 copied, 3 present, ") {
+					t.Errorf("again: got %d\n%s", code, out)
+				}
+				if got := len(p.own.Log.Match("POST", "/v2/cluster/mirror/team/app/blobs/uploads/")); got != 3 {
+					t.Errorf("got %d uploads, want a layer and two configurations:\n%s", got, p.own.Log.Lines())
+				}
+			})
+		}
+	}
+}
 
 // TestCopyNotKept copies to what is no registry, or none that keeps what it is sent: nothing is there, and nothing says so.
 func TestCopyNotKept(t *testing.T) {

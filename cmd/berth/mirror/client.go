@@ -42,7 +42,7 @@ func (m *Mirror) repository(target resolver.Target, actions string) (*remote.Rep
 	if err != nil {
 		return nil, err
 	}
-	again := retry.NewTransport(ranged{described{c}})
+	again := retry.NewTransport(ranged{described{looked{c}}})
 	again.Policy = func() retry.Policy { return patience }
 	return &remote.Repository{
 		Client:          &http.Client{Transport: again},
@@ -152,6 +152,9 @@ func (c *client) send(ctx context.Context, req *http.Request) (*http.Response, e
 	host := c.host.Load()
 	resp, err := c.sendBy(ctx, host, req)
 	if err == nil {
+		if req.Method == http.MethodPut && resp.StatusCode/100 == 2 { // which oras knows one of
+			resp.StatusCode = http.StatusCreated
+		}
 		return resp, nil
 	}
 	if unmade := c.renew(host); unmade != nil {
