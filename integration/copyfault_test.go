@@ -291,6 +291,7 @@ func TestCopyFaults(t *testing.T) {
 			next.ServeHTTP(w, r)
 		}), ""},
 		{"mounting is refused", mounting(registry.Fail(http.StatusMethodNotAllowed)), ""},
+		{"mounting is unauthorized", mounting(registry.Fail(http.StatusUnauthorized, "WWW-Authenticate", `Basic realm="registry"`)), ""},
 		{"full", registry.On("PUT", "/v2/*/blobs/uploads/*", -1, func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusInternalServerError)

@@ -114,6 +114,8 @@ func (e *Endpoint) verdictOf(resp *http.Response) verdict {
 		return noAnswer
 	case !e.isOwn(resp.Request.URL):
 		return taken // and redirected to where it does not go along
+	case resp.StatusCode == http.StatusUnauthorized && resp.Request.URL.Query().Has("mount"):
+		return noVerdict // it may be about the repository that a blob is to be mounted from
 	case resp.StatusCode == http.StatusUnauthorized:
 		return wrong
 	case resp.StatusCode < http.StatusBadRequest, resp.StatusCode == http.StatusForbidden, resp.StatusCode == http.StatusNotFound:
