@@ -161,6 +161,34 @@ func TestCopyReferrersListed(t *testing.T) {
 	}
 }
 
+// TestCopyReferrersUnknown copies between registries that have no list of referrers, and say so in the ways of the field, twice. Signatures
+// are found by tags then.
+func TestCopyReferrersUnknown(t *testing.T) {
+	elsewhere := "https://" + registry.Refusing(t)
+	for name, fault := range map[string]registry.Fault{
+		"GitHub": func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+			http.Redirect(w, r, elsewhere+"/-/v2"+r.URL.Path, http.StatusSeeOther)
+		},
+		"Artifactory": registry.Fail(http.StatusNotAcceptable), "Quay": registry.Fail(http.StatusBadRequest),
+		"another method": registry.Fail(http.StatusMethodNotAllowed), "not implemented": registry.Fail(http.StatusNotImplemented),
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts := registry.Options{Middleware: registry.On("", "/v2/*/referrers/*", -1, fault)}
+			p := newProfile(t, 0, opts)
+			p.public = registry.Start(t, opts)
+			write(t, p.config, entry(t, p.public, "")+entry(t, p.own, "cluster", login("ann", "s3cret"))+rule(p.public.Host(), p.own.Host()+"/cluster/mirror"))
+			p.add(t, "team/app:1", image.Multi(79))
+			all := p.sign(t)
+			for range 2 {
+				if out, code := p.copied(t, "--referrers"); code != 0 {
+					t.Fatalf("got %d\n%s", code, out)
+				}
+				p.wantSignatures(t, all, true)
+			}
+		})
+	}
+}
+
 // wantSignatures looks for signatures in the registry of one's own.
 func (p profile) wantSignatures(t testing.TB, all []signed, there bool) {
 	t.Helper()

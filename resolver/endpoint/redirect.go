@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 )
 
 // sendFollowed is one request of a client that follows redirects. That client quotes an address that it cannot parse,
@@ -32,6 +33,9 @@ const maxRedirects = 10
 func (e *Endpoint) checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= maxRedirects {
 		return errors.New("stopped after 10 redirects")
+	}
+	if req.Response.StatusCode == http.StatusSeeOther && strings.Contains(via[0].URL.Path, "/referrers/") {
+		return http.ErrUseLastResponse // to a page for people, as GitHub has one in the place of a list
 	}
 	// What this very answer came by counts: another pull may be finding out meanwhile whether the port still is plain HTTP.
 	plain := req.Response.Request.URL.Scheme == "http"

@@ -42,7 +42,7 @@ func (m *Mirror) repository(target resolver.Target, actions string) (*remote.Rep
 	if err != nil {
 		return nil, err
 	}
-	again := retry.NewTransport(ranged{described{looked{c}}})
+	again := retry.NewTransport(ranged{listed{described{looked{c}}}})
 	again.Policy = func() retry.Policy { return patience }
 	return &remote.Repository{
 		Client:          &http.Client{Transport: again},

@@ -6,7 +6,10 @@ package mirror
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"path"
 	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/opencontainers/go-digest"
@@ -123,6 +126,24 @@ func (t *transfer) copyReferrers(ctx context.Context, found []referrer) (int, er
 		}
 	}
 	return len(found), nil
+}
+
+// listed says of a registry that has no list of referrers that it has none, in the one way that oras knows: GitHub's leads to a page for
+// people, Artifactory finds the request not acceptable, and for Quay nothing is there that is not asked for well.
+type listed struct{ http.RoundTripper }
+
+// RoundTrip implements [http.RoundTripper].
+func (l listed) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := l.RoundTripper.RoundTrip(req)
+	if err != nil || !strings.HasSuffix(path.Dir(req.URL.Path), "/referrers") {
+		return resp, err
+	}
+	switch resp.StatusCode {
+	case http.StatusSeeOther, http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotAcceptable, http.StatusNotImplemented:
+		drain(resp)
+		resp.StatusCode, resp.Body = http.StatusNotFound, http.NoBody
+	}
+	return resp, nil
 }
 
 // copyReferrer copies what names its subject. A registry that does not find it by that has a list of referrers under a tag, which is
