@@ -189,6 +189,56 @@ func TestCopyReferrersUnknown(t *testing.T) {
 	}
 }
 
+// TestCopySignatureOfOnesOwn copies a signature to where there is one of whoever fills the registry, under the tag that cosign gives all
+// of an image: it is not lost. What the source has beside those that are there is taken, and what is there is not sent.
+func TestCopySignatureOfOnesOwn(t *testing.T) {
+	p := newProfile(t, 0, registry.Options{})
+	p.add(t, "team/app:1", image.Small("linux/amd64", 911))
+	subject := p.images[p.refs[0]].Descriptor
+	tag := func(r *registry.Registry, name string, signatures ...string) digest.Digest {
+		repo := repository(t, r, name)
+		var layers []ocispec.Descriptor
+		for _, signature := range signatures {
+			layer, err := oras.PushBytes(t.Context(), repo, "application/vnd.dev.cosign.simplesigning.v1+json", []byte(signature))
+			if err != nil {
+				t.Fatal(err)
+			}
+			layers = append(layers, layer)
+		}
+		desc, err := oras.PackManifest(t.Context(), repo, oras.PackManifestVersion1_0, "application/vnd.oci.image.config.v1+json", oras.PackManifestOptions{Layers: layers})
+		if err == nil {
+			err = repo.Tag(t.Context(), desc, cosignTag(subject.Digest))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return desc.Digest
+	}
+	const own = "cluster/mirror/team/app"
+	want := tag(p.public, "team/app", "theirs")
+	for _, step := range []struct {
+		name      string
+		prepare   func()
+		code, put int
+	}{
+		{"the first time", func() {}, 0, 2},
+		{"again", func() {}, 0, 0},
+		{"with another of theirs", func() { want = tag(p.public, "team/app", "theirs", "theirs, too") }, 0, 1},
+		{"with one of our own", func() { want = tag(p.own, own, "theirs", "ours") }, 1, 0},
+	} {
+		step.prepare()
+		p.own.Log.Reset()
+		out, code := p.copied(t, "--referrers")
+		got, err := repository(t, p.own, own).Resolve(t.Context(), cosignTag(subject.Digest))
+		if code != step.code || err != nil || got.Digest != want || (code == 1) != strings.Contains(out, "has signatures that its source does not have") {
+			t.Errorf("%s: got %d and %s %v, want %d and %s\n%s", step.name, code, got.Digest, err, step.code, want, out)
+		}
+		if put := len(p.own.Log.Match("PUT", "/v2/*/manifests/*")); put != step.put {
+			t.Errorf("%s: got %d manifests put, want %d:\n%s", step.name, put, step.put, p.own.Log.Lines())
+		}
+	}
+}
+
 // wantSignatures looks for signatures in the registry of one's own.
 func (p profile) wantSignatures(t testing.TB, all []signed, there bool) {
 	t.Helper()

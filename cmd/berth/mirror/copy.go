@@ -209,7 +209,7 @@ func mayPass(err error) bool {
 	if errors.As(err, &reached) && (reached.Cause == endpoint.RateLimited || reached.Cause == endpoint.Busy) {
 		return false
 	}
-	for _, lasting := range []error{errChangesDigest, errElsewhere, errStoredOtherwise, errdefs.ErrFailedPrecondition, errdefs.ErrInvalidArgument, content.ErrMismatchedDigest} {
+	for _, lasting := range []error{errChangesDigest, errElsewhere, errStoredOtherwise, errOwnSignature, errdefs.ErrFailedPrecondition, errdefs.ErrInvalidArgument, content.ErrMismatchedDigest} {
 		if errors.Is(err, lasting) {
 			return false
 		}

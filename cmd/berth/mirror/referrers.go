@@ -5,6 +5,7 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"path"
@@ -119,13 +120,51 @@ func (t *transfer) copyReferrers(ctx context.Context, found []referrer) (int, er
 		if r.tag == "" {
 			err = t.copyReferrer(ctx, r)
 		} else {
-			_, err = oras.Copy(ctx, reading{t.src, t}, t.tagAt(r.tag), t.dst, r.tag, oras.CopyOptions{CopyGraphOptions: t.graph()})
+			err = t.copyTagged(ctx, r)
 		}
 		if err != nil {
 			return n, fmt.Errorf("copy %s, which refers to %s: %w", r.desc.Digest, r.subject, plainly(err))
 		}
 	}
 	return len(found), nil
+}
+
+var errOwnSignature = errors.New("what is there has signatures that its source does not have; remove it to have it replaced")
+
+// copyTagged copies what is found by its tag. Cosign adds a signature to those that the tag has, as layers of one manifest: what is there
+// may have one of whoever fills the registry, and is replaced only by what has all of it.
+func (t *transfer) copyTagged(ctx context.Context, r referrer) error {
+	there, err := t.dst.Resolve(ctx, r.tag)
+	switch {
+	case err == nil && there.Digest == r.desc.Digest:
+		return nil
+	case err == nil:
+		if err := t.checkReplaced(ctx, there, r.desc); err != nil {
+			return fmt.Errorf("%s:%s: %w", t.target.Name(), r.tag, err)
+		}
+	case causeOf(err) != Missing:
+		return err
+	}
+	_, err = oras.Copy(ctx, reading{t.src, t}, t.tagAt(r.tag), t.dst, r.tag, oras.CopyOptions{CopyGraphOptions: t.graph()})
+	return err
+}
+
+// checkReplaced returns an error if a manifest of the source lacks a layer of one that is there.
+func (t *transfer) checkReplaced(ctx context.Context, there, source ocispec.Descriptor) error {
+	old, err := content.Successors(ctx, t.dst, there)
+	if err != nil {
+		return err
+	}
+	kept, err := content.Successors(ctx, t.src, source)
+	if err != nil {
+		return err
+	}
+	for _, layer := range old[min(1, len(old)):] { // behind the configuration
+		if !slices.ContainsFunc(kept, func(desc ocispec.Descriptor) bool { return desc.Digest == layer.Digest }) {
+			return errOwnSignature
+		}
+	}
+	return nil
 }
 
 // listed says of a registry that has no list of referrers that it has none, in the one way that oras knows: GitHub's leads to a page for
