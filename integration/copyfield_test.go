@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/berth-edge/berth/integration/daemon"
 	"github.com/berth-edge/berth/integration/image"
 	"github.com/berth-edge/berth/integration/registry"
 )
@@ -109,4 +110,53 @@ func TestCopyNotKept(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestManifestDialects checks, copies and bundles at registries from which nodes pull, though they call the manifests of an index by another
+// type, or lose the connection within one.
+func TestManifestDialects(t *testing.T) {
+	for name, fault := range map[string]func() func(http.Handler) http.Handler{
+		"another type": func() func(http.Handler) http.Handler {
+			return registry.On("GET", "/v2/*/manifests/sha256:*", -1, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				next.ServeHTTP(typed{w}, r)
+			})
+		},
+		"cut": func() func(http.Handler) http.Handler {
+			return registry.On("GET", "/v2/*/manifests/*", 2, registry.Truncate(100))
+		},
+	} {
+		for _, command := range []string{"node", "check", "bundle", "copy"} {
+			t.Run(name+", "+command, func(t *testing.T) {
+				p := newProfile(t, 0, registry.Options{})
+				p.public = registry.Start(t, registry.Options{Middleware: fault(), HTTP1: true})
+				p.add(t, "team/app:1", image.Multi(78))
+				config := entry(t, p.public, "")
+				if command == "copy" {
+					config += entry(t, p.own, "cluster", login("ann", "s3cret")) + rule(p.public.Host(), p.own.Host()+"/cluster/mirror")
+				}
+				write(t, p.config, config)
+				args := []string{command, "--config", p.config, p.refs[0]}
+				switch command {
+				case "node":
+					if err := pullCtr(t, startNode(t, config, daemon.Options{}).Daemon, p.refs[0]); err != nil {
+						t.Error(err)
+					}
+					return
+				case "bundle":
+					args = append(args, "--out", t.TempDir()+"/app.tar")
+				}
+				if out, problems, code := berth(t, args...); code != 0 {
+					t.Errorf("got %d\n%s%s", code, out, problems)
+				}
+			})
+		}
+	}
+}
+
+// typed is an answer that does not say what it is.
+type typed struct{ http.ResponseWriter }
+
+func (t typed) Write(p []byte) (int, error) {
+	t.Header().Set("Content-Type", "application/octet-stream")
+	return t.ResponseWriter.Write(p)
 }

@@ -59,7 +59,7 @@ var patience = &retry.GenericPolicy{
 // mayPassSoon reports whether a request is to be sent again: the registry has no time, or the connection was lost, which
 // HTTP/1 says as EOF.
 func mayPassSoon(resp *http.Response, err error) (bool, error) {
-	if errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, errEndsEarly) {
 		return true, nil
 	}
 	return retry.DefaultPredicate(resp, err)

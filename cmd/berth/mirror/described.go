@@ -5,6 +5,7 @@ package mirror
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -18,14 +19,18 @@ import (
 const digestHeader = "Docker-Content-Digest"
 
 // described says of each manifest how long it is and, where only that was asked, what digest it has. A registry may leave out
-// either, and a proxy that compresses does not know the length; nodes read the manifest then, and so is it read here.
+// either, and a proxy that compresses does not know the length; nodes read the manifest then, and so is it read here. One that is asked for
+// as an index names it is what the index says, whatever the registry calls it, to nodes too.
 type described struct{ http.RoundTripper }
+
+// errEndsEarly is of a connection that is lost within a manifest.
+var errEndsEarly = errors.New("manifest ends early")
 
 // RoundTrip implements [http.RoundTripper].
 func (d described) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := d.RoundTripper.RoundTrip(req)
 	head := req.Method == http.MethodHead
-	if err != nil || !isManifest(resp, req) || resp.ContentLength >= 0 && (!head || resp.Header.Get(digestHeader) != "") {
+	if err != nil || !isManifest(resp, req) || head && resp.ContentLength >= 0 && resp.Header.Get(digestHeader) != "" {
 		return resp, err
 	}
 	if head {
@@ -38,16 +43,19 @@ func (d described) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, docker.MaxManifestSize+1))
-	if err == nil && int64(len(text)) > docker.MaxManifestSize {
-		err = fmt.Errorf("manifest is larger than %d bytes", docker.MaxManifestSize)
-	}
-	if err != nil {
-		return nil, err
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", errEndsEarly, err)
+	case int64(len(text)) > docker.MaxManifestSize:
+		return nil, fmt.Errorf("manifest is larger than %d bytes", docker.MaxManifestSize)
 	}
 	resp.ContentLength, resp.Body = int64(len(text)), io.NopCloser(bytes.NewReader(text))
 	if head {
 		resp.Header.Set(digestHeader, digest.FromBytes(text).String())
 		resp.Body = http.NoBody
+	}
+	if accept := req.Header.Get("Accept"); accept != "" && !strings.Contains(accept, ",") {
+		resp.Header.Set("Content-Type", accept)
 	}
 	return resp, nil
 }
