@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -82,12 +83,16 @@ func TestStopped(t *testing.T) {
 		registry.On("GET", "/v2/*/blobs/*", -1, hang), registry.On("POST", "/v2/*/blobs/uploads/", -1, hang))})
 	p.images[p.refs[0]].Push(t, p.own, "cluster/mirror/"+strings.TrimPrefix(p.refs[0], p.public.Host()+"/"))
 	compressed := image.WriteFile(t, t.TempDir()+"/app.tar.gz", image.Gzip(image.Tar(image.OCI([]image.Named{p.images[p.refs[1]].Name(p.refs[1])}))))
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
+	if signal.Ignored(syscall.SIGHUP) {
+		signals = signals[:2]
+	}
 	for _, args := range [][]string{
 		{"bundle", "--out", dir + "/app.tar", "--config", p.config, p.refs[0]},
 		{"bundle", "--out", dir + "/app/", "--config", p.config, p.refs[0]},
 		{"copy", "--from", compressed, "--config", p.config, p.refs[1]},
 	} {
-		for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+		for _, told := range signals {
 			cmd := exec.CommandContext(t.Context(), binaries.Path(t, binaries.Berth), args...)
 			cmd.Env = append(os.Environ(), "TMPDIR="+dir)
 			if err := cmd.Start(); err != nil {
@@ -97,10 +102,10 @@ func TestStopped(t *testing.T) {
 			if left, _ := os.ReadDir(dir); len(left) == 0 {
 				t.Fatalf("%q: got no files before the signal", args)
 			}
-			_ = cmd.Process.Signal(signal)
+			_ = cmd.Process.Signal(told)
 			_ = cmd.Wait()
 			if left, _ := os.ReadDir(dir); len(left) > 0 || cmd.ProcessState.ExitCode() != 1 {
-				t.Errorf("%q after %v: got exit status %d and %v left, want 1 and nothing", args, signal, cmd.ProcessState.ExitCode(), left)
+				t.Errorf("%q after %v: got exit status %d and %v left, want 1 and nothing", args, told, cmd.ProcessState.ExitCode(), left)
 			}
 			within(t, 10*time.Second, "end of the requests", func() bool { return hanging.Load() == 0 })
 			_ = os.RemoveAll(dir)

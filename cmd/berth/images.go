@@ -69,10 +69,14 @@ func newMirror(ctx context.Context, cmd *cli.Command) (*mirror.Mirror, error) {
 	return mirror.New(routes, platform), nil
 }
 
-// untilStopped returns a context that ends when the command is told to stop, so that it removes what is half done. Told again, it
-// ends at once. The caller calls stop.
+// untilStopped returns a context that ends when the command is told to stop, or its terminal is gone, so that it removes what is half
+// done. Told again, it ends at once. The caller calls stop.
 func untilStopped(ctx context.Context) (_ context.Context, stop context.CancelFunc) {
-	ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop = signal.NotifyContext(ctx, signals...)
 	context.AfterFunc(ctx, stop)
 	return ctx, stop
 }
