@@ -130,11 +130,19 @@ func (c *client) RoundTrip(req *http.Request) (*http.Response, error) {
 	if from == "" {
 		return c.send(ctx, req)
 	}
-	resp, err := c.send(docker.WithScope(ctx, "repository:"+from+":"+pull), req)
-	if err == nil && (resp.StatusCode == http.StatusCreated || resp.StatusCode == http.StatusAccepted) || ctx.Err() != nil {
+	mounting := docker.WithScope(ctx, "repository:"+from+":"+pull)
+	resp, err := c.send(mounting, req)
+	if err != nil && ctx.Err() == nil { // a connection that was lost is no answer
+		resp, err = c.send(mounting, req)
+	}
+	if ctx.Err() != nil {
 		return resp, err
 	}
 	if err == nil {
+		switch resp.StatusCode {
+		case http.StatusCreated, http.StatusAccepted, http.StatusTooManyRequests, http.StatusServiceUnavailable:
+			return resp, nil
+		}
 		drain(resp)
 	}
 	req = req.Clone(ctx)
