@@ -212,7 +212,7 @@ func TestDeadConnection(t *testing.T) {
 	server := registrytest.Serve(t, authority.Server(t), registrytest.Registry{Image: image})
 	g := forward(t, server.Host)
 	opts := trusting(authority)
-	opts.StallTimeout = 2 * time.Second
+	opts.StallTimeout = 4 * time.Second
 	e := newEndpoint(t, g.host, login(), opts)
 	if err := pull(t.Context(), e, "app", image); err != nil {
 		t.Fatal(err)

@@ -88,8 +88,11 @@ func newTransports(host string, opts Options) (func() transports, error) {
 	}), nil
 }
 
+// minPing is how long a connection has at least to show that it is not lost: longer than a round trip by satellite takes.
+const minPing = time.Second
+
 func newTransport(config *tls.Config, proxy proxyFunc, opts Options) *http.Transport {
-	ping := opts.StallTimeout / 4
+	ping := max(opts.StallTimeout/4, minPing)
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(0)
 	return &http.Transport{
 		Proxy:               proxy,
