@@ -58,19 +58,33 @@ func (p *pull) hold(path string, status int, wait time.Duration) {
 // wait holds req back for as long as the registry asked for when the same was asked of it, unless that is too long. The last answer
 // costs no wait: nobody can tell that it is the last, but that no request follows.
 func (p *pull) wait(ctx context.Context, req *http.Request) error {
+	l := p.isLater(req)
+	if l.isTooLong() {
+		return nil
+	}
+	return sleep(ctx, time.Until(l.until))
+}
+
+func (p *pull) isLater(req *http.Request) later {
 	p.mu.Lock()
-	l := p.later[req.URL.Path]
-	p.mu.Unlock()
-	left := time.Until(l.until)
-	if l.until.Sub(l.first) <= maxRetryWait {
-		return sleep(ctx, left)
+	defer p.mu.Unlock()
+	return p.later[req.URL.Path]
+}
+
+func (l later) isTooLong() bool { return l.until.Sub(l.first) > maxRetryWait }
+
+// tooLong is the error of a request that is not sent, since the registry wants to be left alone for longer than anybody waits.
+func (p *pull) tooLong(req *http.Request) error {
+	l := p.isLater(req)
+	if !l.isTooLong() {
+		return nil
 	}
 	cause := RateLimited
 	if l.status == http.StatusServiceUnavailable {
 		cause = Busy
 	}
 	return &Error{Cause: cause, Text: fmt.Sprintf("%s: %d %s: it asks for another %v, which is too long to wait", req.URL.Host,
-		l.status, http.StatusText(l.status), max(left, 0).Round(time.Second))}
+		l.status, http.StatusText(l.status), max(time.Until(l.until), 0).Round(time.Second))}
 }
 
 // sleep waits, or until ctx ends, which is the error then. What is not positive is no wait.

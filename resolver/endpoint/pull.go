@@ -98,6 +98,9 @@ func (p *pull) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err := p.gone.Load(); err != nil {
 		return nil, *err
 	}
+	if err := p.tooLong(req); err != nil {
+		return nil, err
+	}
 	resp, wait, err := p.endpoint.roundTrip(req, p.Authorizer)
 	if err == nil {
 		p.hold(req.URL.Path, resp.StatusCode, wait)
