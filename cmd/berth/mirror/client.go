@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/errdefs"
@@ -49,20 +48,6 @@ func (m *Mirror) repository(target resolver.Target, actions string) (*remote.Rep
 		Reference:       registry.Reference{Registry: e.Host(), Repository: path},
 		SkipReferrersGC: true, // most registries let nobody delete, and a right to push is none to delete
 	}, nil
-}
-
-// patience is how often a request is sent again, over two seconds or what the registry asks for.
-var patience = &retry.GenericPolicy{
-	Retryable: mayPassSoon, Backoff: retry.DefaultBackoff, MinWait: 200 * time.Millisecond, MaxWait: 3 * time.Second, MaxRetry: 3,
-}
-
-// mayPassSoon reports whether a request is to be sent again: the registry has no time, or the connection was lost, which
-// HTTP/1 says as EOF.
-func mayPassSoon(resp *http.Response, err error) (bool, error) {
-	if errors.Is(err, io.EOF) || errors.Is(err, errEndsEarly) {
-		return true, nil
-	}
-	return retry.DefaultPredicate(resp, err)
 }
 
 // endpoint returns that of a target's registry; one that is not configured is asked without a credential.
