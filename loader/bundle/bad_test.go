@@ -83,6 +83,11 @@ func TestNoArchive(t *testing.T) {
 		{"E10 xz", []byte("\xfd7zXZ\x00\x00\x04"), "xz is not supported; use gzip or zstd"},
 		{"E10 bzip2", []byte("BZh91AY&SY"), "bzip2 is not supported; use gzip or zstd"},
 		{"E10 lz4", []byte("\x04\x22\x4d\x18d@"), "lz4 is not supported; use gzip or zstd"},
+		{"E10 legacy lz4", []byte("\x02\x21\x4c\x18d@"), "lz4 is not supported; use gzip or zstd"},
+		{"E10 lzip", []byte("LZIP\x01\x0c"), "lzip is not supported; use gzip or zstd"},
+		{"E10 compress", []byte("\x1f\x9d\x90"), "compress is not supported; use gzip or zstd"},
+		{"E10 rar", []byte("Rar!\x1a\x07"), "rar is not supported; use gzip or zstd"},
+		{"E10 empty zip", []byte("PK\x05\x06\x00\x00"), "zip is not supported; use gzip or zstd"},
 		{"E10 zip", []byte("PK\x03\x04\x14\x00"), "zip is not supported; use gzip or zstd"},
 		{"E10 7z", []byte("7z\xbc\xaf\x27\x1c\x00\x04"), "7z is not supported; use gzip or zstd"},
 	} {
@@ -139,6 +144,7 @@ func TestDockerRefused(t *testing.T) {
 	}{
 		{"E12 no manifest", []member{config}, "neither docker-archive (manifest.json) nor OCI layout (oci-layout)"},
 		{"E12 a directory was packed", []member{text("x/manifest.json", manifest)}, `there is "x/manifest.json": pack the content of that directory`},
+		{"E12 a layout's directory was packed", []member{text("x/oci-layout", "{}")}, `there is "x/oci-layout": pack the content of that directory`},
 		{"E13 no layer", []member{text("manifest.json", manifest), config, layers[0]}, `image example/a:1: layer "l1.tar" not found`},
 		{"E13 device as layer", single(member{name: "l0.tar", typeflag: tar.TypeChar}), `image example/a:1: layer "l0.tar" is no regular file (tar type '3')`},
 		{"E14 no config", []member{text("manifest.json", manifest), layers[0], layers[1]}, `image example/a:1: image config "c.json" not found`},
@@ -155,12 +161,14 @@ func TestDockerRefused(t *testing.T) {
 		{"E19 no images", all(`[]`), "manifest.json lists no image"},
 		{"E19 null", all(`null`), "manifest.json lists no image"},
 		{"E24 diffIDs", []member{text("manifest.json", manifest), {name: "c.json", data: one.config}, layers[0], layers[1]}, "image example/a:1: number of layers and diffIDs don't match: 2 != 1"},
+		{"E24 fewer layers", []member{text("manifest.json", strings.Replace(manifest, `,"l1.tar"`, "", 1)), config, layers[0]}, "image example/a:1: number of layers and diffIDs don't match: 1 != 2"},
 		{"E34 diffID", []member{text("manifest.json", strings.Replace(manifest, `,"l1.tar"`, "", 1)), text("c.json", `{"rootfs":{"diff_ids":["sha256:../../etc/passwd"]}}`), layers[0]}, `invalid diffID "sha256:../../etc/passwd"`},
 		{"E36 layers", all(`[{"Config":"c.json","Layers":[` + strings.Repeat(`"l0.tar",`, 10_000) + `"l0.tar"]}]`), "too many layers (max 500)"},
 		{"E35 images", all(`[` + strings.Repeat(`{"Config":"c.json","RepoTags":["a:1"],"Layers":["l0.tar","l1.tar"]},`, 1) + `{"Config":"c.json","Layers":["l0.tar","l1.tar"],"RepoTags":[` + tags(10_000) + `]}]`), "more than 10000 images"},
 		{"E37 two entries of one name", all(manifest, text("./c.json", "{}")), `two entries are named "c.json"`},
 		{"E37 two entries of one name and content", all(manifest, layers[0]), `two entries are named "l0.tar"`},
 		{"E37 two configurations of one name", []member{text("manifest.json", manifest), text(named, "{}"), text(named, "[]")}, `two entries are named "` + named + `", and differ`},
+		{"E37 two links of the name of a configuration", []member{{name: named, typeflag: tar.TypeSymlink, link: "x"}, {name: named, typeflag: tar.TypeSymlink, link: "y"}}, `two entries are named "` + named + `", and differ`},
 		{"E37 a link of the name of a configuration", []member{text(named, "{}"), {name: named, typeflag: tar.TypeSymlink, link: "x"}}, `two entries are named "` + named + `", and differ`},
 		{"E39 hard link", single(member{name: "x", data: l.raw}, member{name: "l0.tar", typeflag: tar.TypeLink, link: "x"}), `layer "l0.tar" is a hard link to "x", which is not supported`},
 		{"E40 symlink to nothing", all(manifest, member{name: "x/layer.tar", typeflag: tar.TypeSymlink, link: "../y/layer.tar"}), `no target for symlink layer from "x/layer.tar" to "y/layer.tar"`},
@@ -281,9 +289,11 @@ func TestFollowed(t *testing.T) {
 			}
 			known = b.Listing()
 		}
-		path = write(t, packing.pack(t, append(first, make([]byte, 40*512)...)))
-		if got := open(t, path, nil).Problems(); len(got) != 0 {
-			t.Errorf("%s: got problems %v of padding", packing.name, got)
+		for name, padding := range map[string][]byte{"zeros": make([]byte, 40*512), "what is no archive": bytes.Repeat([]byte("x"), 1024)} {
+			path = write(t, packing.pack(t, append(bytes.Clone(first), padding...)))
+			if got := open(t, path, nil).Problems(); len(got) != 0 {
+				t.Errorf("%s: got problems %v of padding by %s", packing.name, got, name)
+			}
 		}
 	}
 }
