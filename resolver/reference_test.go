@@ -17,7 +17,7 @@ const (
 	aDigest   = "sha256:" + sha256Hex
 )
 
-// B1 to B8, B13 to B18, B21: references as clients write them.
+// B2, B3, B5, B13, B14, B15, B17, B21, B22: references as clients write them, in the one form by which rules are looked for.
 func TestParseNamed(t *testing.T) {
 	tag128, path255 := strings.Repeat("t", 128), strings.Repeat("p", 255)
 	sha512 := "sha512:" + strings.Repeat("0", 128)
@@ -73,7 +73,7 @@ func TestParseNamed(t *testing.T) {
 	}
 }
 
-// SEC-37: nothing but the plain grammar passes, so that no reference steers a pull out of its target.
+// SEC-37, B1, B4, B7, B8, B13, B14, B18: nothing but the plain grammar passes, so that no reference steers a pull out of its target.
 func TestParseNamedRefuses(t *testing.T) {
 	for _, tt := range []struct{ name, in, want string }{
 		{"empty", "", "parse reference: empty"},
@@ -135,6 +135,8 @@ func TestParseDomain(t *testing.T) {
 		{"HTTP://r.example.com", "r.example.com"},
 		{"oci://r.example.com/p", "r.example.com/p"},
 		{"index.docker.io/mine", "docker.io/mine"},
+		{"https://r.example.com:443/p", "r.example.com/p"},
+		{"myhost:443/p", "myhost:443/p"}, // without its port it would be no host
 		{"[::1]:5000/p", "[::1]:5000/p"},
 		{"[0::0:1]:5000/p", "[::1]:5000/p"},
 		{"https://[2001:DB8:0:0::1]", "[2001:db8::1]"},
