@@ -15,6 +15,7 @@ import (
 
 	"github.com/berth-edge/berth/loader/bundle"
 	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
 )
 
 // refused opens the bundle at path, which must be an error, or have an image with a problem, that names the path and says all of
@@ -176,6 +177,7 @@ func TestDockerRefused(t *testing.T) {
 		{"symlink out", all(manifest, member{name: "x/layer.tar", typeflag: tar.TypeSymlink, link: "../../etc/passwd"}), `symlink layer "x/layer.tar" points out of the archive, to "../../etc/passwd"`},
 		{"absolute symlink", single(member{name: "x", data: l.raw}, member{name: "l0.tar", typeflag: tar.TypeSymlink, link: "/x"}), `symlink layer "l0.tar" points out of the archive, to "/x"`},
 		{"manifest.json is a link", []member{text("x", manifest), {name: "manifest.json", typeflag: tar.TypeSymlink, link: "x"}}, "manifest.json is a symbolic link"},
+		{"two layers of one diffID", append(all(strings.Replace(manifest, "c.json", "d.json", 1)), text("d.json", fmt.Sprintf(`{"rootfs":{"diff_ids":[%[1]q,%[1]q]}}`, digest.FromBytes(l.raw)))), " elsewhere in the bundle"},
 		{"layer of two diffIDs", append(all(strings.Replace(manifest, "]}]", `]},{"Config":"d.json","Layers":["l1.tar"]}]`, 1)), member{name: "d.json", data: one.config}), `"l1.tar" is sha256:`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -353,9 +355,9 @@ func TestOneImageRefused(t *testing.T) {
 			}
 		}
 	}
-	unnameable := podman([]source{newSource(t, "amd64", nil, "example.com/BAD:1"), good})
-	if b := open(t, write(t, pack(t, unnameable...)), nil); len(b.Images()) != 1 || len(b.Problems()) != 1 {
-		t.Errorf("a name that does not parse: got images %v and problems %v, want one each", b.Images(), b.Problems())
+	unnameable := podman([]source{newSource(t, "amd64", nil, "example.com/BAD:1", "example.com/other:1"), good})
+	if b := open(t, write(t, pack(t, unnameable...)), nil); len(b.Images()) != 2 || len(b.Problems()) != 1 {
+		t.Errorf("a name that does not parse: got images %v and problems %v, want those of two names and one", b.Images(), b.Problems())
 	}
 	link := member{name: "gone/layer.tar", typeflag: tar.TypeSymlink, link: "../absent/layer.tar"}
 	if b := open(t, write(t, pack(t, append(podman([]source{good}), link)...)), nil); len(b.Images()) != 1 || len(b.Problems()) != 1 {

@@ -214,7 +214,12 @@ func TestPasses(t *testing.T) {
 			t.Errorf("got %s for %s", got, image.Target.Digest)
 		}
 	}
-	refused(t, bundleOf(17), "has more than 24 MiB of manifests and configs; decompress it")
+	path := bundleOf(17)
+	refused(t, path, "has more than 24 MiB of manifests and configs; decompress it")
+	if b, err := bundle.Open(t.Context(), path, nil); err == nil {
+		b.Close()
+		t.Error("got some of its images, want the bundle refused")
+	}
 }
 
 // incompressible keeps the ratio of an archive of blanks down, behind its end.

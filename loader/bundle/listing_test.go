@@ -4,6 +4,8 @@
 package bundle_test
 
 import (
+	"context"
+	"errors"
 	"os"
 	"slices"
 	"testing"
@@ -49,6 +51,46 @@ func TestListing(t *testing.T) {
 		}
 		if b := open(t, path, listing); b.Has(wrong) {
 			t.Errorf("%s: got the listing used for a file that was touched", packing.name)
+		}
+	}
+}
+
+// ending is a context that is canceled when it was looked at so many times.
+type ending struct {
+	context.Context
+	left *int
+}
+
+func (c ending) Err() error {
+	if *c.left--; *c.left < 0 {
+		return context.Canceled
+	}
+	return c.Context.Err()
+}
+
+// TestListingEnds ends the listing of a bundle, as containerd's end does, at each place: what is not listed is not a fault of an image.
+func TestListingEnds(t *testing.T) {
+	one := newSource(t, "amd64", []layer{newLayer(t, 1, 1)})
+	archive := pack(t, text("manifest.json", `[{"Config":"c","RepoTags":["a:1"],"Layers":["a"]},{"Config":"c","RepoTags":["a:2"],"Layers":["b"]}]`),
+		member{name: "c", data: one.config}, member{name: "a", data: one.layers[0].packed}, member{name: "b", data: one.layers[0].packed})
+	for _, packing := range packings[:3] {
+		path := write(t, packing.pack(t, archive))
+		ended := 0
+		for whole := false; !whole; ended++ {
+			left := ended
+			b, err := bundle.Open(ending{t.Context(), &left}, path, nil)
+			if err != nil && !errors.Is(err, context.Canceled) {
+				t.Fatalf("%s, ended at %d: got %v, want that it was canceled", packing.name, ended, err)
+			}
+			if whole = err == nil; whole {
+				if n := len(b.Images()); n != 2 || len(b.Problems()) > 0 {
+					t.Errorf("%s, ended at %d: got %d images and problems %v, want 2 and none", packing.name, ended, n, b.Problems())
+				}
+				b.Close()
+			}
+		}
+		if ended < 3 {
+			t.Errorf("%s: got it listed after %d looks at the context, want some more", packing.name, ended)
 		}
 	}
 }
