@@ -191,6 +191,47 @@ func TestTokenRedirectLoop(t *testing.T) {
 	}
 }
 
+// moreWanted is a registry that wants a token for a base image, too.
+type moreWanted struct{ http.ResponseWriter }
+
+func (w moreWanted) WriteHeader(code int) {
+	const asked = "WWW-Authenticate"
+	w.Header().Set(asked, strings.Replace(w.Header().Get(asked), ":pull\"", ":pull repository:base:pull\"", 1))
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// What a registry wants for a repository is known as long as it is used for a guess at what it wants for others.
+func TestScopeIsKept(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("scope", 1<<10)
+	authority := registrytest.NewAuthority(t)
+	tokens := registrytest.NewTokens(user, password)
+	realm := registrytest.Serve(t, authority.Server(t), tokens)
+	tokens.Realm = realm.URL + "/token"
+	inner := tokens.Protect(registrytest.Registry{Image: image})
+	server := registrytest.Serve(t, authority.Server(t), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		inner.ServeHTTP(moreWanted{w}, r)
+	}))
+	e := newEndpoint(t, server.Host, login(), trusting(authority))
+	for _, name := range []string{"one", "two", "one"} {
+		if err := pull(t.Context(), e, name, image); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got [][]string
+	for _, r := range realm.Requests() {
+		query, err := url.ParseQuery(r.Query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, query["scope"])
+	}
+	want := [][]string{{"repository:base:pull", "repository:one:pull"}, {"repository:two:pull"}}
+	if !slices.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("got tokens asked for with the scopes %q, want %q", got, want)
+	}
+}
+
 // A token that the registry refuses is replaced; those of other repositories are not.
 func TestTokenRefusedIsReplacedAlone(t *testing.T) {
 	t.Parallel()

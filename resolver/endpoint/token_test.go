@@ -253,6 +253,45 @@ func TestTokenServerMoves(t *testing.T) {
 	}
 }
 
+// A token server that is gone, since the registry is open to all now, is asked once, and not for every request.
+func TestTokenServerGone(t *testing.T) {
+	t.Parallel()
+	var gone atomic.Bool
+	g := guard(t, login(), func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if gone.Load() {
+				http.NotFound(w, r)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	g.tokens.Life = 1
+	guarded := g.tokens.Protect(registrytest.Registry{Image: g.image})
+	server := registrytest.Serve(t, g.authority.Server(t), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if gone.Load() {
+			registrytest.Registry{Image: g.image}.ServeHTTP(w, r)
+			return
+		}
+		guarded.ServeHTTP(w, r)
+	}))
+	e := newEndpoint(t, server.Host, login(), trusting(g.authority))
+	if err := pull(t.Context(), e, "app", g.image); err != nil {
+		t.Fatal(err)
+	}
+	gone.Store(true)
+	time.Sleep(time.Second) // the life of a token
+	before := len(g.realm.Requests())
+	for _, name := range []string{"app", "app", "other"} {
+		if err := pull(t.Context(), e, name, g.image); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := len(g.realm.Requests()) - before; got != 1 {
+		t.Errorf("got %d requests for tokens, want 1", got)
+	}
+}
+
 // A wrong password is said to be one, with few requests, and a right one is used as soon as there is one.
 func TestWrongPassword(t *testing.T) {
 	t.Parallel()

@@ -76,6 +76,43 @@ func TestWrongPasswordInAStorm(t *testing.T) {
 	}
 }
 
+// C9, C13: a pull that waits for what another hears of a password goes on with the one that has taken its place, if it was wrong.
+func TestPasswordChangesWhileWaiting(t *testing.T) {
+	t.Parallel()
+	image := registrytest.NewImage("waiting", 1<<10)
+	authority := registrytest.NewAuthority(t)
+	asked, answer := make(chan struct{}, 10), make(chan struct{})
+	inner := registrytest.Basic(user, "canary-right", registrytest.Registry{Image: image})
+	server := registrytest.Serve(t, authority.Server(t), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, p, _ := r.BasicAuth(); p == "canary-wrong" {
+			asked <- struct{}{}
+			<-answer
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	k := &rotating{}
+	k.set("canary-wrong")
+	e := newEndpoint(t, server.Host, k, trusting(authority))
+	var pulls sync.WaitGroup
+	begin := func(name string) {
+		pulls.Go(func() {
+			if err := pull(t.Context(), e, name, image); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+	begin("one")
+	<-asked
+	begin("two")
+	time.Sleep(200 * time.Millisecond) // until it waits, too
+	k.set("canary-right")
+	close(answer)
+	pulls.Wait()
+	if more := len(asked); more > 0 {
+		t.Errorf("got the wrong password sent %d times more", more)
+	}
+}
+
 // C13: a registry that says nothing of a wrong password, as it has too much to do, is not sent it by all who wait.
 func TestWrongPasswordWhereTheRegistryIsBusy(t *testing.T) {
 	t.Parallel()
