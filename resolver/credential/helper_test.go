@@ -54,7 +54,7 @@ func wantUnavailable(t testing.TB, err error, want ...string) {
 }
 
 // SEC-11: get is the one argument, the host comes on the standard input, and of the environment no more than what is
-// meant for it.
+// meant for it. It runs in /, wherever containerd was started.
 func TestDockerHelper(t *testing.T) {
 	t.Setenv("CANARY", password)
 	t.Setenv("HTTPS_PROXY", "http://proxy.test")
@@ -67,6 +67,9 @@ func TestDockerHelper(t *testing.T) {
 		run := runs[len(runs)-1]
 		if run.Stdin != tt.want || !slices.Equal(run.Args, []string{"get"}) {
 			t.Errorf("got %q asked with %q, want %q with get", run.Stdin, run.Args, tt.want)
+		}
+		if run.Dir != "/" {
+			t.Errorf("got it run in %s, want /", run.Dir)
 		}
 		for _, pair := range run.Env {
 			if name, _, _ := strings.Cut(pair, "="); !slices.Contains([]string{"PATH", "HOME", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "no_proxy", "all_proxy", "PWD"}, name) {

@@ -47,6 +47,8 @@ type Run struct {
 	Stdin string
 	Args  []string
 	Env   []string
+	// Dir is where it ran.
+	Dir string
 	// PIDs are its own and that of its child.
 	PIDs []int
 }

@@ -63,7 +63,11 @@ func run() (int, error) {
 		}
 		pids = append(pids, child.Process.Pid)
 	}
-	if err := note(path+".runs", helpertest.Run{Stdin: string(stdin), Args: os.Args[1:], Env: os.Environ(), PIDs: pids}); err != nil {
+	dir, err := os.Getwd()
+	if err != nil {
+		return 0, err
+	}
+	if err := note(path+".runs", helpertest.Run{Stdin: string(stdin), Args: os.Args[1:], Env: os.Environ(), Dir: dir, PIDs: pids}); err != nil {
 		return 0, err
 	}
 	time.Sleep(s.Sleep)
