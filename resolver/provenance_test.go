@@ -12,6 +12,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/transfer/image"
+	"github.com/containerd/containerd/v2/core/transfer/registry"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/platforms"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/berth-edge/berth/resolver"
@@ -78,6 +82,27 @@ func TestPullsAreCounted(t *testing.T) {
 	for _, want := range []string{"cause=\"not found\"", `ref="` + ref + `"`, `pulled-as="` + missing.Host + `/mirror/org/app:1"`, "rule=quay.io"} {
 		if strings.Count(warned, want) != 1 {
 			t.Errorf("got warnings %q, want one with %s", warned, want)
+		}
+	}
+}
+
+// A pull by a client or into a snapshotter that would go past the rules is counted as denied.
+func TestDeniedPullsAreCounted(t *testing.T) {
+	n := newNode(t, "[[rules]]\nfrom = \"*\"\nto = [\"r.test/p\"]\n")
+	n.IsLazy = func(string) bool { return true }
+	client, err := registry.NewOCIRegistry(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := namespaces.WithNamespace(t.Context(), "test")
+	for name, source := range map[string]any{"a source that is no registry": struct{ *registry.OCIRegistry }{client}, "a lazy snapshotter": client} {
+		const metric = "berth_pulls_refused_total cause=denied"
+		before := counted(t)
+		if err := n.Transfer(ctx, source, image.NewStore(ref, image.WithUnpack(platforms.DefaultSpec(), "lazy"))); err == nil {
+			t.Errorf("%s: got no error", name)
+		}
+		if got := counted(t)[metric] - before[metric]; got != 1 {
+			t.Errorf("%s: got %v counted as %s, want 1", name, got, metric)
 		}
 	}
 }
