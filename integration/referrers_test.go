@@ -38,8 +38,8 @@ func repository(t testing.TB, r *registry.Registry, name string) *remote.Reposit
 // signature is what stands for one, of a manifest that is given.
 func signature(subject digest.Digest) []byte { return []byte("signature of " + subject.String()) }
 
-// sign pushes what stands for signatures of a manifest: an artifact whose subject it is, and one that is found by cosign's tag and
-// looks like an image, which no node is to unpack. Both are returned.
+// sign pushes what stands for signatures of a manifest: an artifact whose subject it is, and one for each of cosign's tags, which is
+// found by that and looks like an image, which no node is to unpack. All are returned.
 func sign(t testing.TB, r *registry.Registry, name string, subject ocispec.Descriptor) (signatures []digest.Digest) {
 	t.Helper()
 	repo := repository(t, r, name)
@@ -61,14 +61,23 @@ func sign(t testing.TB, r *registry.Registry, name string, subject ocispec.Descr
 	layer := push(ocispec.MediaTypeImageLayer, signature(subject.Digest))
 	config := push(ocispec.MediaTypeImageConfig, fmt.Appendf(nil, `{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[%q]}}`, layer.Digest))
 	artifact := pack(oras.PackManifestOptions{Subject: &subject, Layers: []ocispec.Descriptor{layer}})
-	tagged := pack(oras.PackManifestOptions{ConfigDescriptor: &config, Layers: []ocispec.Descriptor{layer}})
-	if err := repo.Tag(t.Context(), tagged, cosignTag(subject.Digest)); err != nil {
-		t.Fatal(err)
+	all := []digest.Digest{artifact.Digest}
+	for _, tag := range cosignTags(subject.Digest) {
+		tagged := pack(oras.PackManifestOptions{ConfigDescriptor: &config, Layers: []ocispec.Descriptor{layer}, ManifestAnnotations: map[string]string{"tag": tag}})
+		if err := repo.Tag(t.Context(), tagged, tag); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, tagged.Digest)
 	}
-	return []digest.Digest{artifact.Digest, tagged.Digest}
+	return all
 }
 
-func cosignTag(d digest.Digest) string { return "sha256-" + d.Encoded() + ".sig" }
+func cosignTag(d digest.Digest) string { return cosignTags(d)[0] }
+
+func cosignTags(d digest.Digest) []string {
+	base := "sha256-" + d.Encoded()
+	return []string{base + ".sig", base + ".att", base + ".sbom"}
+}
 
 // signatures returns what is found of what sign pushed.
 func signatures(t testing.TB, r *registry.Registry, name string, subject ocispec.Descriptor) (found []digest.Digest) {
@@ -82,8 +91,10 @@ func signatures(t testing.TB, r *registry.Registry, name string, subject ocispec
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if tagged, err := repo.Resolve(t.Context(), cosignTag(subject.Digest)); err == nil {
-		found = append(found, tagged.Digest)
+	for _, tag := range cosignTags(subject.Digest) {
+		if tagged, err := repo.Resolve(t.Context(), tag); err == nil {
+			found = append(found, tagged.Digest)
+		}
 	}
 	return found
 }
@@ -269,12 +280,12 @@ func TestBundleReferrers(t *testing.T) {
 			path := dir + "/" + tt.name
 			args := []string{"bundle", "--out", path, "--config", direct, "--referrers", "--platform", tt.platform}
 			out, problems, code := berth(t, append(args, p.refs...)...)
-			if code != 0 || strings.Count(out, "  2 referrers\n") != 2 || strings.Count(out, "  3 referrers\n") != 1 || strings.Count(out, "  4 referrers\n") != 1 {
+			if code != 0 || strings.Count(out, "  4 referrers\n") != 2 || strings.Count(out, "  5 referrers\n") != 1 || strings.Count(out, "  8 referrers\n") != 1 {
 				t.Fatalf("bundle: got %d\n%s%s", code, out, problems)
 			}
 			out, problems, code = berth(t, "bundle", "--check", path, "--output", "json")
 			wantSchema(t, "bundle", out)
-			if code != 0 || strings.Count(out, `"referrers": 4`) != 1 || strings.Count(out, `"referrers": 2`) != 2 {
+			if code != 0 || strings.Count(out, `"referrers": 8`) != 1 || strings.Count(out, `"referrers": 4`) != 2 {
 				t.Errorf("check: got %d\n%s%s", code, out, problems)
 			}
 			log := p.boots(t, path)
@@ -292,7 +303,7 @@ func TestBundleReferrers(t *testing.T) {
 				p.refs = p.refs[:3] // of the other an index cannot be copied, nor its signature
 				all = slices.DeleteFunc(slices.Clone(all), func(s signed) bool { return s.repository == "team0/app3" })
 			}
-			if out, code := p.copied(t, flags...); code != 0 || strings.Contains(out, "warning: ") || !strings.Contains(out, "  3 referrers\n") {
+			if out, code := p.copied(t, flags...); code != 0 || strings.Contains(out, "warning: ") || !strings.Contains(out, "  5 referrers\n") {
 				t.Fatalf("copy: got %d\n%s", code, out)
 			}
 			p.wantSignatures(t, all, true)
