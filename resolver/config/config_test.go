@@ -29,7 +29,10 @@ func write(t testing.TB, name, text string) string {
 func problemsOf(t testing.TB, text string) []string {
 	t.Helper()
 	path := write(t, "berth.toml", text)
-	_, err := config.LoadFile(path)
+	loaded, err := config.LoadFile(path)
+	if err != nil && loaded.Configured() {
+		t.Errorf("got %d registries and %d rules beside mistakes, want none", len(loaded.Registries), len(loaded.Rules))
+	}
 	return lines(err, path+":")
 }
 
@@ -191,6 +194,11 @@ func TestWarnings(t *testing.T) {
 			loaded, err := config.LoadFile(write(t, "berth.toml", tt.text))
 			if err != nil {
 				t.Fatal(err)
+			}
+			for _, r := range loaded.Registries {
+				if r.Endpoint.PlainHTTP && !r.Endpoint.Insecure { // SEC-21
+					t.Errorf("got plain HTTP expected of %s, want it with insecure alone", r.Domain)
+				}
 			}
 			got := strings.Join(loaded.Warnings, "\n")
 			if _, rest, ok := strings.Cut(got, "berth.toml:"); ok {

@@ -38,6 +38,7 @@ func TestPermissions(t *testing.T) {
 		{"others read an encoded password", strings.Replace(withPassword, "password = \"hunter2\"", "encoded_password = \"aHVudGVyMg==\"", 1), 0o640, "", "FILE has mode 0640, want 0600"},
 		{"others read a key", withKey + fmt.Sprintf("%q", key), 0o604, "", "FILE has mode 0604, want 0600"},
 		{"others read a proxy's password", "[[registries]]\ndomain = \"r.io\"\nproxy = \"http://u:hunter2@p:1\"\n", 0o644, "", "FILE has mode 0644, want 0600"},
+		{"others read a provider's variable", "[[registries]]\ndomain = \"r.io\"\ncredential_provider = { path = \"/bin/sh\", env = { A = \"hunter2\" }, match_images = [\"r.io\"] }\n", 0o644, "", "FILE has mode 0644, want 0600"},
 		{"others read a file with a key", withKey + fmt.Sprintf("%q", keyFile), 0o644, "", keyFile + " has mode 0640, want 0600: others can read the secret in it; chmod 600 " + keyFile},
 		{"strict, nobody else", "strict_permissions = true\n" + withPassword, 0o600, "", ""},
 		{"strict, others read", "strict_permissions = true\n" + withPassword, 0o644, "FILE:5: registries[0].password: FILE has mode 0644, want 0600", ""},
@@ -60,6 +61,20 @@ func TestPermissions(t *testing.T) {
 				t.Errorf("got the secret in %s", got)
 			}
 		})
+	}
+}
+
+// SEC-10: strict_permissions in one file is for the secrets of all.
+func TestStrictPermissionsOfAll(t *testing.T) {
+	strict := write(t, "strict.toml", "strict_permissions = true\n")
+	open := write(t, "open.toml", "[[registries]]\ndomain = \"r.io\"\nusername = \"u\"\npassword = \"hunter2\"\n")
+	if err := os.Chmod(open, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, paths := range [][]string{{strict, open}, {open, strict}} {
+		if _, err := config.Load(stanza(nil, paths...)); err == nil || !strings.Contains(err.Error(), open+" has mode 0644, want 0600") {
+			t.Errorf("%q: got %v, want the password refused", paths, err)
+		}
 	}
 }
 
