@@ -153,19 +153,23 @@ func TestFallback(t *testing.T) {
 func TestAllTargetsFail(t *testing.T) {
 	t.Parallel()
 	missing, forbidden := serve(t, http.NotFoundHandler()), serve(t, status(403))
+	absent := digest.FromString("absent").String()
 	for _, tt := range []struct {
 		name    string
+		ref     string
 		targets []target
 		kind    error
 		want    []string
 	}{
-		{"not there, forbidden", []target{missing, forbidden}, errdefs.ErrPermissionDenied,
+		{"not there, forbidden", ref, []target{missing, forbidden}, errdefs.ErrPermissionDenied,
 			[]string{"from " + missing.Host + "/mirror/org/app:1: not found; then from " + forbidden.Host + "/mirror/org/app:1: forbidden: "}},
-		{"nowhere", []target{missing, serve(t, http.NotFoundHandler())}, errdefs.ErrNotFound, []string{"not found; then from "}},
+		{"B16 a digest that is nowhere", "quay.io/org/app@" + absent, []target{missing, serve(t, registrytest.Registry{Image: registrytest.NewImage("another", 1<<10)})}, errdefs.ErrNotFound,
+			[]string{"from " + missing.Host + "/mirror/org/app@" + absent + ": not found; then from "}},
+		{"nowhere", ref, []target{missing, serve(t, http.NotFoundHandler())}, errdefs.ErrNotFound, []string{"not found; then from "}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			n := newNode(t, tt.targets[0].registry()+tt.targets[1].registry()+from(tt.targets...))
-			wantError(t, n.pull(t.Context(), ref), tt.kind, append(tt.want, "pull "+ref+` (rule "quay.io"): `)...)
+			wantError(t, n.pull(t.Context(), tt.ref), tt.kind, append(tt.want, "pull "+tt.ref+` (rule "quay.io"): `)...)
 			n.wantNothing(t)
 		})
 	}
