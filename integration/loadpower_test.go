@@ -46,14 +46,15 @@ func TestLoadPowerCutDamages(t *testing.T) {
 	p.wantWhole(t) // since the loader mends what it finds
 }
 
-// TestLoadPowerCutAnywhere cuts power at random moments during and after a load, again and again on one disk (REL-04, L2).
+// TestLoadPowerCutAnywhere cuts power at random moments during and after a load, again and again on one disk (REL-04, L2; P10 is
+// -power.rounds=200).
 func TestLoadPowerCutAnywhere(t *testing.T) {
 	daemon.RequireRoot(t)
 	t.Parallel()
 	newLoadPowered(t, binaries.Path(t, binaries.Containerd)).loseOften(t, true)
 }
 
-// TestLoadKillAnywhere is TestLoadPowerCutAnywhere with SIGKILL in place of the cut (REL-17, L1).
+// TestLoadKillAnywhere is TestLoadPowerCutAnywhere with SIGKILL in place of the cut (REL-17, L1, P10).
 func TestLoadKillAnywhere(t *testing.T) {
 	daemon.RequireRoot(t)
 	t.Parallel()
