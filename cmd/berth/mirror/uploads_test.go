@@ -16,6 +16,20 @@ func newUploads() *uploads {
 	return &uploads{has: map[blob]string{}, busy: map[blob]chan struct{}{}, seen: map[blob]bool{}}
 }
 
+// What is to be sent counts once, and what was sent not any more.
+func TestUploadsPlanned(t *testing.T) {
+	u := newUploads()
+	u.done(blob{"r.io", "sha256:sent"}, "app")
+	for _, tt := range []struct {
+		b    blob
+		want bool
+	}{{blob{"r.io", "sha256:a"}, true}, {blob{"r.io", "sha256:a"}, false}, {blob{"s.io", "sha256:a"}, true}, {blob{"r.io", "sha256:sent"}, false}} {
+		if got := u.plan(tt.b); got != tt.want {
+			t.Errorf("%v: got it counted %t, want %t", tt.b, got, tt.want)
+		}
+	}
+}
+
 // A blob that many want is sent by one, after another who was to send it did not.
 func TestUploads(t *testing.T) {
 	u, b := newUploads(), blob{"r.io", "sha256:a"}
