@@ -228,6 +228,49 @@ func TestNoImages(t *testing.T) {
 	}
 }
 
+// TestArtifacts is about what has a name and is no image: a chart, by its configuration, and a signature, by its layers.
+func TestArtifacts(t *testing.T) {
+	image := newSource(t, "amd64", []layer{newLayer(t, 1, 1)})
+	manifest := func(config, layer string) ([]byte, ocispec.Descriptor) {
+		m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: descOf(config, image.config)}
+		if layer != "" {
+			m.Layers = []ocispec.Descriptor{descOf(layer, image.layers[0].packed)}
+		}
+		data := asJSON("", m).data
+		return data, descOf(ocispec.MediaTypeImageManifest, data)
+	}
+	ours, oursDesc := manifest(ocispec.MediaTypeImageConfig, ocispec.MediaTypeImageLayerGzip)
+	empty, emptyDesc := manifest(ocispec.MediaTypeImageConfig, "")
+	chart, chartDesc := manifest("application/vnd.cncf.helm.config.v1+json", "application/vnd.cncf.helm.chart.content.v1.tar+gzip")
+	files, filesDesc := manifest("application/vnd.example.config.v1+json", ocispec.MediaTypeImageLayerGzip)
+	signature, signatureDesc := manifest(ocispec.MediaTypeImageConfig, "application/vnd.dev.cosign.simplesigning.v1+json")
+	for _, test := range []struct {
+		name string
+		of   []ocispec.Descriptor // an index of several
+		want bool
+	}{
+		{"image", []ocispec.Descriptor{oursDesc}, false},
+		{"image without layers", []ocispec.Descriptor{emptyDesc}, false},
+		{"chart", []ocispec.Descriptor{chartDesc}, true},
+		{"files in layers", []ocispec.Descriptor{filesDesc}, true},
+		{"signature", []ocispec.Descriptor{signatureDesc}, true},
+		{"image and signature", []ocispec.Descriptor{oursDesc, signatureDesc}, false},
+		{"chart and image", []ocispec.Descriptor{chartDesc, oursDesc}, false},
+		{"chart and signature", []ocispec.Descriptor{chartDesc, signatureDesc}, true},
+	} {
+		members := []member{ociVersion, blobMember(ours), blobMember(empty), blobMember(chart), blobMember(files), blobMember(signature), blobMember(image.config)}
+		top := test.of[0]
+		if len(test.of) > 1 {
+			index := asJSON("", ocispec.Index{Manifests: test.of}).data
+			members, top = append(members, blobMember(index)), descOf(ocispec.MediaTypeImageIndex, index)
+		}
+		got := open(t, write(t, pack(t, append(members, indexOf(top))...)), nil).Images()
+		if len(got) != 1 || got[0].Artifact != test.want {
+			t.Errorf("%s: got %+v, want one, an artifact: %t", test.name, got, test.want)
+		}
+	}
+}
+
 // TestPartialIndex is about a child of an index that is there without its config, as Docker saves other platforms.
 func TestPartialIndex(t *testing.T) {
 	image := newSource(t, "amd64", []layer{newLayer(t, 1, 1)})
