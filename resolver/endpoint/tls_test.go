@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
@@ -50,6 +51,9 @@ func TestCertificates(t *testing.T) {
 		return c
 	}
 	pair, _, _ := authority.Issue(t, "127.0.0.1", "localhost")
+	signed := httptest.NewTLSServer(nil)
+	self := signed.TLS.Certificates[0]
+	signed.Close()
 	for _, tt := range []struct {
 		name   string
 		server *tls.Config
@@ -62,6 +66,7 @@ func TestCertificates(t *testing.T) {
 		{name: "its authority among others", server: certificate(pair), opts: endpoint.Options{Certificates: []string{other.PEM + authority.PEM}}},
 		{name: "SEC-20 unknown authority", server: certificate(pair), cause: endpoint.Untrusted, want: "add its CA to certificates"},
 		{name: "SEC-20 unknown authority by name", server: certificate(pair), host: "localhost", cause: endpoint.Untrusted, want: "add its CA to certificates"},
+		{name: "T3 signed by itself", server: certificate(self), cause: endpoint.Untrusted, want: "add its CA to certificates: O=Acme Co is signed by itself: "},
 		{name: "SEC-22 authority of another registry", server: certificate(pair), opts: trusting(other), cause: endpoint.Untrusted, want: "unknown authority"},
 		{name: "T2 no such address", server: certificate(onePair), opts: trusting(authority), cause: endpoint.BadCert, want: "certificate is for another name: x509: cannot validate certificate for 127.0.0.1 because it doesn't contain any IP SANs"},
 		{name: "T2 another name", server: certificate(addressed), host: "localhost", opts: trusting(authority), cause: endpoint.BadCert, want: "certificate is for another name: x509: certificate is valid for registry.example.com, not localhost"},
