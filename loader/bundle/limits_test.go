@@ -129,9 +129,9 @@ func TestREL12Memory(t *testing.T) {
 	for i := range 5000 {
 		names = append(names, text(fmt.Sprintf("%04000d", i), ""))
 	}
-	filler := string(incompressible(1 << 20))
+	filler := strings.Repeat(string(incompressible(16<<10)), 1<<20/(16<<10)) // which compresses fast, and not too well
 	var kept []member
-	for i := range 26 {
+	for i := range limit>>20 + 16 {
 		kept = append(kept, text(fmt.Sprintf("%d.json", i), "{"+filler+"}"))
 	}
 	var dirs []member
