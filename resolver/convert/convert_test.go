@@ -14,6 +14,7 @@ import (
 	"github.com/berth-edge/berth/resolver/config"
 	"github.com/berth-edge/berth/resolver/convert"
 	"github.com/berth-edge/berth/resolver/convert/converttest"
+	"github.com/berth-edge/berth/resolver/registrytest"
 )
 
 // C18: the kind of a file is told by its content; one that is of neither kind, or has mistakes, is not converted.
@@ -87,6 +88,15 @@ func TestFilesOfTheNode(t *testing.T) {
 	}
 	if len(result.Warnings) != 3 || !strings.HasPrefix(result.Warnings[0], "certificates and keys: /absent/ca.pem is not on this machine") {
 		t.Errorf("got warnings %q, want one of each file", result.Warnings)
+	}
+	_, certificate, _ := registrytest.NewAuthority(t).Issue(t, "node")
+	half := filepath.Join(t.TempDir(), "cert.pem")
+	if err := os.WriteFile(half, []byte(certificate), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	result, err = convert.Convert("FILE", []byte("configs: {r.io: {tls: {cert_file: "+half+", key_file: /absent/key.pem}}}"), "/secrets", false)
+	if err != nil || len(result.Warnings) != 1 || !strings.Contains(string(result.TOML), "client_key = \"/absent/key.pem\"\n") {
+		t.Errorf("got %v, warnings %q and\n%s\nof a key that is on the node alone, want it named", err, result.Warnings, result.TOML)
 	}
 	bad := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(bad, []byte("no PEM"), 0o600); err != nil {
