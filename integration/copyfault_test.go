@@ -40,6 +40,16 @@ func uploads(r *registry.Registry) map[string]int {
 	return count
 }
 
+// wantSentOnce fails t unless a registry took each blob that it has once.
+func wantSentOnce(t *testing.T, r *registry.Registry) {
+	t.Helper()
+	for digest, n := range uploads(r) {
+		if n != 1 {
+			t.Errorf("blob %s: got it sent %d times, want once", digest, n)
+		}
+	}
+}
+
 // TestCopyInterrupted kills a copy half-way and begins it again: no blob that the registry has is sent twice.
 func TestCopyInterrupted(t *testing.T) {
 	var taken atomic.Int64
@@ -65,11 +75,7 @@ func TestCopyInterrupted(t *testing.T) {
 	if code != 0 || !strings.Contains(out, " 0 failed; ") || strings.Contains(out, " 0 copied, ") {
 		t.Fatalf("copy again: got %d\n%s", code, out)
 	}
-	for digest, n := range uploads(p.own) {
-		if n != 1 {
-			t.Errorf("blob %s: got it sent %d times, want once", digest, n)
-		}
-	}
+	wantSentOnce(t, p.own)
 	if present, _ := p.checked(t); present != len(p.refs) {
 		t.Errorf("got %d images, want %d", present, len(p.refs))
 	}
@@ -204,11 +210,7 @@ func TestCopyGoesOn(t *testing.T) {
 			t.Fatalf("got %d\n%s", code, out)
 		}
 	}
-	for digest, n := range uploads(p.own) {
-		if n != 1 {
-			t.Errorf("blob %s: got it sent %d times, want once", digest, n)
-		}
-	}
+	wantSentOnce(t, p.own)
 }
 
 // TestCopyThroughFaults copies an image of many layers, of which a registry takes a few at a time: as long as there is more of the
@@ -230,11 +232,7 @@ func TestCopyThroughFaults(t *testing.T) {
 	if out, code := p.copied(t); code != 0 {
 		t.Fatalf("got %d\n%s", code, out)
 	}
-	for digest, n := range uploads(p.own) {
-		if n != 1 {
-			t.Errorf("blob %s: got it taken %d times, want once", digest, n)
-		}
-	}
+	wantSentOnce(t, p.own)
 }
 
 // TestCopyTokenEnds copies into a registry that takes the first token no more once a blob comes with it: the blob goes with the next.

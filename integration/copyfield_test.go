@@ -106,11 +106,7 @@ func TestCopyMountLost(t *testing.T) {
 			if out, code := p.copied(t); code != 0 {
 				t.Errorf("got %d\n%s", code, out)
 			}
-			for digest, n := range uploads(p.own) {
-				if n != 1 {
-					t.Errorf("blob %s: got it sent %d times, want once", digest, n)
-				}
-			}
+			wantSentOnce(t, p.own)
 		})
 	}
 }
