@@ -132,6 +132,7 @@ func FuzzParseNamed(f *testing.F) {
 		"quay.io/a/b:1", "quay.io/a__b/c---d.e_f:V-1", "quay.io:5000/a:1@" + aDigest, "docker.io/a:1", "index.docker.io/a/b:1", "a.b-:1", "-a.b/c:1",
 		"a..b/c:1", "a.b:/c:1", "a.b:1:1/c:1", "a.b/c_:1", "a.b/_c:1", "a.b/c___d:1", "a.b/c._d:1", "a.b/c_.d:1", "a.b/c..d:1", "a.b/c-_d:1", "a.b/c:", "a.b/c:1:2", "a.b/:1", "1.2.3.4:5/6:7",
 		"a.b/" + strings.Repeat("c", 256) + ":1", "localhost/a:1", "LOCALHOST/a", "MYHOST/a", "r_x.io/a:1",
+		"a.b/c:.x", "a.b/c:-x", "a.b/c:_x", "a.b/c:X.-_9", "a.b/c:é", "a.b/c:" + strings.Repeat("t", 128), "a.b/c:" + strings.Repeat("t", 129),
 	} {
 		f.Add(ref)
 	}

@@ -9,30 +9,55 @@ import (
 	"github.com/distribution/reference"
 )
 
-// repository is a name that is known to be one. Package reference makes its own value of it without matching it again;
-// its regular expressions cost ten times what finding a rule does.
-type repository struct{ host, path string }
+// repository is a name that is known to be one, and tagged one with a tag that is known to be one. Package reference makes its own
+// values by matching regular expressions, which cost ten times what finding a rule does.
+type repository struct {
+	name string
+	host int // how long the host is
+}
 
-var _ reference.Named = repository{}
+type tagged struct {
+	repository
+	tag string
+}
 
-func (r repository) Name() string   { return r.host + "/" + r.path }
-func (r repository) String() string { return r.Name() }
-func (r repository) Domain() string { return r.host }
-func (r repository) Path() string   { return r.path }
+var (
+	_ reference.Named       = repository{}
+	_ reference.NamedTagged = tagged{}
+)
+
+func (r repository) Name() string   { return r.name }
+func (r repository) String() string { return r.name }
+func (r repository) Domain() string { return r.name[:r.host] }
+func (r repository) Path() string   { return r.name[r.host+1:] }
+
+func (t tagged) Tag() string    { return t.tag }
+func (t tagged) String() string { return t.name + ":" + t.tag }
 
 // parsePlain parses host/path:tag whose host is in its one form, which is how CRI and ctr ask. Whatever else is right,
 // and whatever is wrong, is left to package reference: see [parseNamed].
 func parsePlain(ref string) (reference.Named, bool) {
 	host, path, _ := strings.Cut(ref, "/")
 	colon := strings.LastIndexByte(path, ':')
-	if colon < 0 || !isPlainHost(host) || !isPath(path[:colon]) {
+	if colon < 0 || !isPlainHost(host) || !isPath(path[:colon]) || !isTagText(path[colon+1:]) {
 		return nil, false
 	}
 	if host == "docker.io" && !strings.Contains(path[:colon], "/") {
 		return nil, false // library/ is missing
 	}
-	named, err := reference.WithTag(repository{host, path[:colon]}, path[colon+1:])
-	return named, err == nil
+	return tagged{repository{ref[:len(host)+1+colon], len(host)}, path[colon+1:]}, true
+}
+
+// isTagText reports whether s is a tag by the grammar of package reference: letters, digits and underscores, behind the first of
+// which dots and dashes are, too.
+func isTagText(s string) bool {
+	for i := range len(s) {
+		letter := isAlphanumeric(s[i]) || 'A' <= s[i] && s[i] <= 'Z' || s[i] == '_'
+		if !letter && (i == 0 || s[i] != '.' && s[i] != '-') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= maxTag
 }
 
 // isPlainHost reports whether host is lower case, with a dot, with a port or none, and no other name of Docker Hub.

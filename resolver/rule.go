@@ -161,24 +161,19 @@ func (r Rule) Rewrite(named reference.Named, to string) (reference.Named, error)
 		return nil, fmt.Errorf("rewrite %s by rule %q: %q is not a repository, since a path cannot hold the host %q; write a rule for that host, or use path = \"rest\": %w",
 			named, r.From, host+"/"+path, reference.Domain(named), errdefs.ErrInvalidArgument)
 	}
-	return withVersion(repository{host, path}, named)
+	return withVersion(repository{host + "/" + path, len(host)}, named)
 }
 
-// withVersion gives name the tag and the digest of named.
-func withVersion(name, named reference.Named) (reference.Named, error) {
-	name = reference.TrimNamed(name)
-	var err error
-	if tagged, ok := named.(reference.Tagged); ok {
-		if name, err = reference.WithTag(name, tagged.Tag()); err != nil {
-			return nil, err
-		}
+// withVersion gives a repository the tag and the digest of named.
+func withVersion(name repository, named reference.Named) (reference.Named, error) {
+	var version reference.Named = name
+	if t, ok := named.(reference.Tagged); ok {
+		version = tagged{name, t.Tag()}
 	}
-	if digested, ok := named.(reference.Digested); ok {
-		if name, err = reference.WithDigest(name, digested.Digest()); err != nil {
-			return nil, err
-		}
+	if d, ok := named.(reference.Digested); ok {
+		return reference.WithDigest(version, d.Digest())
 	}
-	return name, nil
+	return version, nil
 }
 
 // follows returns the part of the name that is put after a target.
