@@ -26,7 +26,7 @@ func benchNextStart(tb testing.TB, t *table, rounds int, images []image.Named, s
 	path := filepath.Join(folder, "bundle.tar")
 	image.WriteFile(tb, path, image.Tar(image.OCI(images)))
 	d := daemon.Start(tb, daemon.Options{
-		Level: "info", Binary: copied(tb, binaries.Containerd),
+		Level: "info", Binary: copied(tb, binaries.Path(tb, binaries.Containerd)),
 		Config: fmt.Sprintf("version = 3\n[plugins.\"io.containerd.loader.v1.bundle\"]\npaths = [%q]\n", folder),
 	})
 	loaded(tb, d, 1)

@@ -32,9 +32,9 @@ func benchNeighbour(tb testing.TB, t *table, rounds int, images []image.Named) {
 		i    int
 		opts daemon.Options
 	}{
-		{"berth", ours, daemon.Options{Level: "warn", Binary: copied(tb, binaries.Containerd), Config: quiet}},
+		{"berth", ours, daemon.Options{Level: "warn", Binary: copied(tb, binaries.Path(tb, binaries.Containerd)), Config: quiet}},
 		{"berth, layers not synced", ours, daemon.Options{Level: "warn", Binary: unsynced, Config: quiet}},
-		{"stock", stock, daemon.Options{Level: "warn", Binary: copied(tb, binaries.Stock)}},
+		{"stock", stock, daemon.Options{Level: "warn", Binary: copied(tb, binaries.Path(tb, binaries.Stock))}},
 	}
 	var running []*side
 	for _, k := range kinds {

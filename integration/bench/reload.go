@@ -45,7 +45,7 @@ func benchReload(tb testing.TB, t *table, rounds int) {
 		}
 	}
 	put(0)
-	d := daemon.Start(tb, daemon.Options{Binary: copied(tb, binaries.Containerd), CRI: true, Level: "warn",
+	d := daemon.Start(tb, daemon.Options{Binary: copied(tb, binaries.Path(tb, binaries.Containerd)), CRI: true, Level: "warn",
 		Config: fmt.Sprintf("version = 3\n[plugins.\"io.containerd.resolver.v1.external-registry\"]\nconfig_path = [%q]\n", etc+"/*.toml")})
 	s := &side{Daemon: d}
 	s.images, _ = d.CRI(tb)
