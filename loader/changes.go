@@ -163,18 +163,23 @@ func setOf(paths []string) map[string]bool {
 }
 
 // isCopying reports whether a bundle is being copied.
-func (c *Catalog) isCopying() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.ContainsFunc(c.entries, func(e *entry) bool { return e.state == Copying })
-}
+func (c *Catalog) isCopying() bool { return len(c.copying()) > 0 }
 
 // hasCopied reports whether a bundle that was being copied is not written to any more.
 func (c *Catalog) hasCopied() bool {
-	now := c.look()
+	return slices.ContainsFunc(c.copying(), func(path string) bool { return !isFresh(path) })
+}
+
+// copying are the bundles that are being copied.
+func (c *Catalog) copying() (paths []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.ContainsFunc(c.entries, func(e *entry) bool { return e.state == Copying && !now[e.path].fresh })
+	for _, e := range c.entries {
+		if e.state == Copying {
+			paths = append(paths, e.path)
+		}
+	}
+	return paths
 }
 
 // add puts bundles that are loaded by hand before those there are: who loads one wants what is in it.
