@@ -58,14 +58,15 @@ func (p *pull) hold(path string, status int, wait time.Duration) {
 // wait holds req back for as long as the registry asked for when the same was asked of it, unless that is too long. The last answer
 // costs no wait: nobody can tell that it is the last, but that no request follows.
 func (p *pull) wait(ctx context.Context, req *http.Request) error {
-	l := p.isLater(req)
+	l := p.laterFor(req)
 	if l.isTooLong() {
 		return nil
 	}
 	return sleep(ctx, time.Until(l.until))
 }
 
-func (p *pull) isLater(req *http.Request) later {
+// laterFor is when what req asks for is to be asked for again.
+func (p *pull) laterFor(req *http.Request) later {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.later[req.URL.Path]
@@ -75,7 +76,7 @@ func (l later) isTooLong() bool { return l.until.Sub(l.first) > maxRetryWait }
 
 // tooLong is the error of a request that is not sent, since the registry wants to be left alone for longer than anybody waits.
 func (p *pull) tooLong(req *http.Request) error {
-	l := p.isLater(req)
+	l := p.laterFor(req)
 	if !l.isTooLong() {
 		return nil
 	}
