@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path"
 	"strings"
 	"sync/atomic"
 
@@ -105,6 +106,9 @@ func (c *client) renew(old *docker.RegistryHost) error {
 	c.host.CompareAndSwap(old, &hosts[0])
 	return nil
 }
+
+// asksFor reports whether a request is about one thing of a kind: blobs, manifests or referrers.
+func asksFor(req *http.Request, kind string) bool { return path.Base(path.Dir(req.URL.Path)) == kind }
 
 // RoundTrip implements [http.RoundTripper]. A registry that does not let a blob be mounted from another repository, in
 // whatever way it says so, is sent it.

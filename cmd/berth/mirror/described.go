@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"path"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -61,5 +60,5 @@ func (d described) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func isManifest(resp *http.Response, req *http.Request) bool {
-	return resp.StatusCode == http.StatusOK && strings.HasSuffix(path.Dir(req.URL.Path), "/manifests")
+	return resp.StatusCode == http.StatusOK && asksFor(req, "manifests")
 }

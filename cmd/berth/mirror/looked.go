@@ -5,8 +5,6 @@ package mirror
 
 import (
 	"net/http"
-	"path"
-	"strings"
 )
 
 // looked has GET answer what is there where a registry does not know HEAD, which nodes do without. Of a blob the first byte is asked
@@ -19,7 +17,7 @@ func (l looked) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil || req.Method != http.MethodHead {
 		return resp, err
 	}
-	blob := strings.HasSuffix(path.Dir(req.URL.Path), "/blobs")
+	blob := asksFor(req, "blobs")
 	if resp.StatusCode == http.StatusMethodNotAllowed || resp.StatusCode == http.StatusNotImplemented {
 		drain(resp)
 		get := req.Clone(req.Context())

@@ -8,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"path"
 	"slices"
-	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/opencontainers/go-digest"
@@ -174,7 +172,7 @@ type listed struct{ http.RoundTripper }
 // RoundTrip implements [http.RoundTripper].
 func (l listed) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := l.RoundTripper.RoundTrip(req)
-	if err != nil || !strings.HasSuffix(path.Dir(req.URL.Path), "/referrers") {
+	if err != nil || !asksFor(req, "referrers") {
 		return resp, err
 	}
 	switch resp.StatusCode {

@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"path"
-	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
@@ -95,7 +93,7 @@ type ranged struct{ http.RoundTripper }
 // RoundTrip implements [http.RoundTripper].
 func (r ranged) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := r.RoundTripper.RoundTrip(req)
-	if err == nil && strings.HasSuffix(path.Dir(req.URL.Path), "/blobs") && resp.Header.Get("Accept-Ranges") == "" {
+	if err == nil && asksFor(req, "blobs") && resp.Header.Get("Accept-Ranges") == "" {
 		resp.Header.Set("Accept-Ranges", "bytes")
 	}
 	return resp, err
