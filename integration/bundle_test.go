@@ -34,10 +34,12 @@ func TestBundle(t *testing.T) {
 			path := filepath.Join(dir, name) + strings.Repeat("/", strings.Count(name, "/"))
 			direct := filepath.Join(t.TempDir(), "berth.toml") // where there is a network: from the registries that references name
 			write(t, direct, entry(t, p.public, "")+rule("*", "source"))
+			p.public.Log.Reset()
 			out, problems, code := berth(t, append([]string{"bundle", "--out", path, "--config", direct}, p.refs...)...)
 			if code != 0 || strings.Count(out, "bundled  ") != len(p.refs) {
 				t.Fatalf("bundle: got %d\n%s%s", code, out, problems)
 			}
+			wantAskedOnce(t, p.public)
 			if out, problems, code := berth(t, "bundle", "--check", path); code != 0 || strings.Count(out, "good     ") != len(p.refs) {
 				t.Errorf("check: got %d\n%s%s", code, out, problems)
 			}
@@ -53,6 +55,23 @@ func TestBundle(t *testing.T) {
 			p.boots(t, path)
 			p.fills(t, path)
 		})
+	}
+}
+
+// wantAskedOnce fails t unless a registry was asked for each blob once, also for what several images share.
+func wantAskedOnce(t *testing.T, r *registry.Registry) {
+	t.Helper()
+	count := map[string]int{}
+	for _, request := range r.Log.Match("GET", "/v2/*/blobs/*") {
+		count[filepath.Base(request.Path)]++
+	}
+	for digest, n := range count {
+		if n != 1 {
+			t.Errorf("blob %s: got it asked for %d times, want once", digest, n)
+		}
+	}
+	if len(count) == 0 {
+		t.Error("got no blob asked for")
 	}
 }
 

@@ -18,11 +18,9 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 	"oras.land/oras-go/v2/content"
-	"oras.land/oras-go/v2/errdef"
 )
 
 // archive is an OCI archive.
@@ -31,9 +29,6 @@ type archive struct {
 	file    *os.File
 	entries entries
 	stop    func() // ends the writing back, and closes what else the file is written by
-
-	mu   sync.Mutex
-	have map[digest.Digest]bool // written, or being written
 }
 
 // entries are what a tar archive is made of. Several may be written at once.
@@ -48,7 +43,7 @@ func newArchive(path string) (*archive, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &archive{path: path, file: file, stop: writeBack(file), have: map[digest.Digest]bool{}}
+	a := &archive{path: path, file: file, stop: writeBack(file)}
 	if strings.EqualFold(filepath.Ext(path), ".zst") {
 		compressed, err := zstd.NewWriter(file)
 		if err != nil {
@@ -90,9 +85,6 @@ func (a *archive) Index(index ocispec.Index) error {
 
 // Push implements [content.Pusher].
 func (a *archive) Push(_ context.Context, desc ocispec.Descriptor, r io.Reader) error {
-	if !a.claim(desc.Digest) {
-		return errdef.ErrAlreadyExists
-	}
 	verified := content.NewVerifyReader(r, desc)
 	err := a.entries.write("blobs/"+desc.Digest.Algorithm().String()+"/"+desc.Digest.Encoded(), desc.Size, verified)
 	if err == nil {
@@ -102,29 +94,6 @@ func (a *archive) Push(_ context.Context, desc ocispec.Descriptor, r io.Reader) 
 		return fmt.Errorf("blob %s: %w", desc.Digest, err)
 	}
 	return nil
-}
-
-// claim reports whether a blob is still to be written; then it is the caller's.
-func (a *archive) claim(dgst digest.Digest) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.have[dgst] {
-		return false
-	}
-	a.have[dgst] = true
-	return true
-}
-
-// Exists implements [content.ReadOnlyStorage].
-func (a *archive) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.have[desc.Digest], nil
-}
-
-// Fetch implements [content.Fetcher]. What was written is not read again.
-func (a *archive) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	return nil, fmt.Errorf("read %s of an archive that is being written: %w", desc.Digest, errdef.ErrUnsupported)
 }
 
 // Commit implements [Writing].

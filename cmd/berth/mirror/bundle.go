@@ -8,12 +8,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/images"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	oras "oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
+	"oras.land/oras-go/v2/errdef"
 
 	"github.com/berth-edge/berth/resolver"
 )
@@ -33,9 +36,9 @@ type Bundled struct {
 	referrers []referrer
 }
 
-// Layout is what a bundle is written to.
+// Layout is what a bundle is written to. Each blob is pushed once.
 type Layout interface {
-	content.Storage
+	content.Pusher
 	// Index writes the list of images. It comes before the blobs.
 	Index(ocispec.Index) error
 }
@@ -65,9 +68,10 @@ func (m *Mirror) Bundle(ctx context.Context, refs []string, to Layout, opts Bund
 	if err := to.Index(indexOf(bundled)); err != nil {
 		return bundled, err
 	}
+	shared := &once{Layout: to}
 	each(refs, func(i int, ref string) {
 		b := &bundled[i]
-		if err := b.write(ctx, to); err != nil {
+		if err := b.write(ctx, shared); err != nil {
 			b.Err = fmt.Errorf("bundle %s: %w", b.Target.Pull, plainly(err))
 		}
 		if done != nil {
@@ -100,9 +104,9 @@ func indexOf(bundled []Bundled) ocispec.Index {
 }
 
 // write writes the image, and what refers to it.
-func (b *Bundled) write(ctx context.Context, to Layout) error {
+func (b *Bundled) write(ctx context.Context, to *once) error {
 	t := b.transfer
-	graph := oras.CopyGraphOptions{Concurrency: concurrency, FindSuccessors: t.planned(t.successors())}
+	graph := oras.CopyGraphOptions{Concurrency: concurrency, FindSuccessors: t.planned(t.successors()), PreCopy: to.claim}
 	if err := oras.CopyGraph(ctx, reading{t.src, t}, to, b.Descriptor, graph); err != nil {
 		return err
 	}
@@ -114,6 +118,33 @@ func (b *Bundled) write(ctx context.Context, to Layout) error {
 		b.Referrers++
 	}
 	return nil
+}
+
+// once is a layout that several images are written to at once. A blob that they share is read for the first of them, and for no other.
+type once struct {
+	Layout
+	claimed sync.Map // by digest: written, or being written
+}
+
+var _ content.Storage = (*once)(nil)
+
+// claim is a PreCopy of [oras.CopyGraphOptions]. Blobs are asked for after it, which a look at what exists is too early for.
+func (o *once) claim(_ context.Context, desc ocispec.Descriptor) error {
+	if _, others := o.claimed.LoadOrStore(desc.Digest, true); others {
+		return oras.SkipNode
+	}
+	return nil
+}
+
+// Exists implements [content.ReadOnlyStorage].
+func (o *once) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
+	_, ok := o.claimed.Load(desc.Digest)
+	return ok, nil
+}
+
+// Fetch implements [content.Fetcher]. What was written is not read again.
+func (o *once) Fetch(_ context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	return nil, fmt.Errorf("read %s of a bundle that is being written: %w", desc.Digest, errdef.ErrUnsupported)
 }
 
 // successors finds what of a manifest is wanted.
