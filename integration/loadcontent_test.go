@@ -137,7 +137,7 @@ func describe(t testing.TB, root string) map[string]string {
 }
 
 // TestLoadLabels loads an image that brings labels and annotations of containerd's and CRI's own (E45): none of them becomes
-// one of the image's, or of its content.
+// one of the image's, or of its content. Nor is its content said to come from a registry, but for the manifest.
 func TestLoadLabels(t *testing.T) {
 	daemon.RequireRoot(t)
 	const ref = "quay.io/labels:1"
@@ -164,6 +164,9 @@ func TestLoadLabels(t *testing.T) {
 			if strings.Contains(line, name+"=") {
 				t.Errorf("got content with label %s: %s", name, line)
 			}
+		}
+		if strings.Contains(line, "distribution.source") && !strings.HasPrefix(line, img.Digest.String()) {
+			t.Errorf("got content that is said to come from a registry: %s", line)
 		}
 	}
 }

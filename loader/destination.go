@@ -36,7 +36,9 @@ func (d *destination) Store(ctx context.Context, _ ocispec.Descriptor, store ima
 	return nil, nil
 }
 
-// ImageFilter implements [transfer.ImageFilterer]: of an index, only what is for this machine is loaded.
+// ImageFilter implements [transfer.ImageFilterer]: of an index, only what is for this machine is loaded. Layers and configurations
+// are done with when they are there: what would follow labels each with the registry that it came from, and none did. That is a
+// write of its own to the disk for every blob.
 func (d *destination) ImageFilter(h images.HandlerFunc, store content.Store) images.HandlerFunc {
 	if d.loader.DropLayers {
 		store = layerless{store}
@@ -44,6 +46,9 @@ func (d *destination) ImageFilter(h images.HandlerFunc, store content.Store) ima
 	h = images.SetChildrenMappedLabels(store, h, nil)
 	wanted := d.image.contents.all()
 	return func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		if !images.IsManifestType(desc.MediaType) && !images.IsIndexType(desc.MediaType) {
+			return nil, images.ErrStopHandler
+		}
 		children, err := h(ctx, desc)
 		return slices.DeleteFunc(children, func(child ocispec.Descriptor) bool {
 			return !slices.ContainsFunc(wanted, func(w ocispec.Descriptor) bool { return w.Digest == child.Digest })
