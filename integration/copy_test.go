@@ -133,6 +133,7 @@ func TestCopy(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "40 images: 40 copied, 0 present, 0 skipped, 0 failed; ") {
 		t.Fatalf("copy: got %d\n%s%s", code, out, problems)
 	}
+	wantAskedOnce(t, p.public)
 	// No manifest is read twice, and nothing is looked for twice.
 	for r, method := range map[*registry.Registry]string{p.public: "", p.own: "HEAD"} {
 		asked := map[string]int{}
