@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	oras "oras.land/oras-go/v2"
 	"oras.land/oras-go/v2/content"
@@ -123,14 +124,27 @@ func (b *Bundled) write(ctx context.Context, to *once) error {
 // once is a layout that several images are written to at once. A blob that they share is read for the first of them, and for no other.
 type once struct {
 	Layout
-	claimed sync.Map // by digest: written, or being written
+	claimed sync.Map // sizes by digest: written, or being written
+	whole   sync.Map // by use: and so is what it leads to
 }
 
 var _ content.Storage = (*once)(nil)
 
+// use is a blob as an image has it. What is a manifest to one may be a layer to another, and lead to nothing there.
+type use struct {
+	mediaType string
+	digest    digest.Digest
+	size      int64
+}
+
 // claim is a PreCopy of [oras.CopyGraphOptions]. Blobs are asked for after it, which a look at what exists is too early for.
 func (o *once) claim(_ context.Context, desc ocispec.Descriptor) error {
-	if _, others := o.claimed.LoadOrStore(desc.Digest, true); others {
+	size, others := o.claimed.LoadOrStore(desc.Digest, desc.Size)
+	if size != desc.Size {
+		return fmt.Errorf("blob %s: it is said to have %d bytes, and %d by another image", desc.Digest, desc.Size, size)
+	}
+	o.whole.Store(use{desc.MediaType, desc.Digest, desc.Size}, true)
+	if others {
 		return oras.SkipNode
 	}
 	return nil
@@ -138,7 +152,7 @@ func (o *once) claim(_ context.Context, desc ocispec.Descriptor) error {
 
 // Exists implements [content.ReadOnlyStorage].
 func (o *once) Exists(_ context.Context, desc ocispec.Descriptor) (bool, error) {
-	_, ok := o.claimed.Load(desc.Digest)
+	_, ok := o.whole.Load(use{desc.MediaType, desc.Digest, desc.Size})
 	return ok, nil
 }
 
