@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/berth-edge/berth/integration/image"
@@ -127,5 +128,48 @@ func TestVerifyEndsLooks(t *testing.T) {
 	})
 	if err != nil || !slices.Equal(left, []string{"another"}) {
 		t.Errorf("got snapshots %q %v, want the one that is not ours", left, err)
+	}
+}
+
+// collectingImages are records of images. One that is made is removed at once, and its content collected.
+type collectingImages struct {
+	images.Store
+	collect func(context.Context)
+}
+
+func (c collectingImages) Create(ctx context.Context, image images.Image) (images.Image, error) {
+	image, err := c.Store.Create(ctx, image)
+	c.collect(ctx)
+	return image, err
+}
+
+// TestCollectedOnceLoaded removes an image just after it was loaded, while its layers are let go: that is no fault of its bundle.
+func TestCollectedOnceLoaded(t *testing.T) {
+	l, _ := newLoader(t, bundles(t, "a"), nil)
+	l.DropLayers = true
+	ctx := namespaces.WithNamespace(t.Context(), "k8s.io")
+	img := image.Small("linux/amd64", 0)
+	write(ctx, t, l.Content, img.Blobs())
+	if _, err := l.Snapshots.Prepare(ctx, "active", ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Snapshots.Commit(ctx, identity.ChainID([]digest.Digest{img.Layers[0].DiffID}).String(), "active"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"quay.io/a@" + img.Digest.String(), img.ConfigDigest.String()} {
+		if _, err := l.Images.Create(ctx, images.Image{Name: name, Target: img.Descriptor}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	collected := 0
+	l.Images = collectingImages{l.Images, func(ctx context.Context) {
+		for dgst := range img.Blobs() {
+			if err := l.Content.Delete(ctx, dgst); err == nil {
+				collected++
+			}
+		}
+	}}
+	if err := l.Load(t.Context()); err != nil || collected == 0 {
+		t.Errorf("got %v with %d blobs collected, want no error with some", err, collected)
 	}
 }

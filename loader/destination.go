@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/transfer"
+	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -67,27 +68,32 @@ func (l *Loader) dropLayers(ctx context.Context, image *Image) error {
 		return nil
 	}
 	for _, desc := range image.contents.blobs {
-		info, err := l.Content.Info(ctx, desc.Digest)
-		if err != nil {
-			return fmt.Errorf("look for blob %s: %w", desc.Digest, err)
-		}
-		var paths []string
-		for name := range info.Labels {
-			if strings.HasPrefix(name, layerLabel) {
-				paths = append(paths, "labels."+name)
-			}
-		}
-		if len(paths) == 0 {
-			continue
-		}
-		if _, err := l.lease(ctx); err != nil { // with whose end garbage is collected
-			return err
-		}
-		if _, err := l.Content.Update(ctx, content.Info{Digest: desc.Digest}, paths...); err != nil {
+		if err := l.dropLayersOf(ctx, desc); err != nil && !errdefs.IsNotFound(err) { // it was removed meanwhile, and collected
 			return fmt.Errorf("drop the layers of %s: %w", desc.Digest, err)
 		}
 	}
 	return nil
+}
+
+func (l *Loader) dropLayersOf(ctx context.Context, desc ocispec.Descriptor) error {
+	info, err := l.Content.Info(ctx, desc.Digest)
+	if err != nil {
+		return err
+	}
+	var paths []string
+	for name := range info.Labels {
+		if strings.HasPrefix(name, layerLabel) {
+			paths = append(paths, "labels."+name)
+		}
+	}
+	if len(paths) == 0 {
+		return nil
+	}
+	if _, err := l.lease(ctx); err != nil { // with whose end garbage is collected
+		return err
+	}
+	_, err = l.Content.Update(ctx, content.Info{Digest: desc.Digest}, paths...)
+	return err
 }
 
 // layerless leaves out the labels that keep a manifest's layers from garbage collection.
