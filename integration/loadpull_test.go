@@ -274,18 +274,24 @@ func TestPullWhileLoading(t *testing.T) {
 	}
 }
 
-// TestPullKeepsLoadedLayers pulls a loaded image through CRI, which discards layers that are unpacked. The loader's own setting
-// is about images of bundles: what it loaded stays whole, and the next start finds nothing to repair.
+// TestPullKeepsLoadedLayers pulls a loaded image through CRI, which discards layers that are unpacked, and pulls it from a registry
+// under a name that no bundle has. The loader's own setting is about images of bundles: what it loaded stays whole, and the next
+// start finds nothing to repair.
 func TestPullKeepsLoadedLayers(t *testing.T) {
 	daemon.RequireRoot(t)
-	const ref = "quay.io/loaded:1"
-	l := newLoading(t, `registries = [{domain = "registry.invalid"}]`,
+	const ref, other = "quay.io/loaded:1", "quay.io/other:1"
+	img := oneLayer(345)
+	r := registry.Start(t, registry.Options{})
+	img.Push(t, r, other)
+	l := newLoading(t, entry(t, r, ""),
 		daemon.Options{CRI: true, Config: criSetting("discard_unpacked_layers = true")})
-	l.bundle(t, "a.tar", oneLayer(345).Name(ref))
+	l.bundle(t, "a.tar", img.Name(ref))
 	l.start(t)
 	before := l.blobs(t)
-	if err := pullCRI(t, l.Daemon, ref); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{ref, other} {
+		if err := pullCRI(t, l.Daemon, name); err != nil {
+			t.Fatal(err)
+		}
 	}
 	l.collect(t)
 	l.wantBlobs(t, before)

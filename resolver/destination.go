@@ -122,16 +122,19 @@ func (s labelledStore) label(image images.Image) images.Image {
 	return image
 }
 
-// layerlessStore drops the labels that keep a manifest's layers from garbage collection: CRI's
-// discard_unpacked_layers.
+// layerlessStore leaves out the labels that keep a manifest's layers from garbage collection, as CRI's discard_unpacked_layers
+// wants. Those that are there stay: the manifest is also that of an image of which the layers are kept.
 type layerlessStore struct{ content.Store }
 
 // layerLabel begins the labels of containerd's garbage collector that refer to layers.
 const layerLabel = "containerd.io/gc.ref.content.l."
 
 func (s layerlessStore) Update(ctx context.Context, info content.Info, fieldpaths ...string) (content.Info, error) {
-	labels := maps.Clone(info.Labels)
-	maps.DeleteFunc(labels, func(name, _ string) bool { return strings.HasPrefix(name, layerLabel) })
-	info.Labels = labels
-	return s.Store.Update(ctx, info, fieldpaths...)
+	paths := slices.DeleteFunc(slices.Clone(fieldpaths), func(p string) bool { return strings.HasPrefix(p, "labels."+layerLabel) })
+	if len(fieldpaths) > 0 && len(paths) == 0 {
+		return info, nil
+	}
+	info.Labels = maps.Clone(info.Labels)
+	maps.DeleteFunc(info.Labels, func(name, _ string) bool { return strings.HasPrefix(name, layerLabel) })
+	return s.Store.Update(ctx, info, paths...)
 }
