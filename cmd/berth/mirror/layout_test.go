@@ -7,7 +7,67 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// TestCommit puts a bundle of each kind into its place, where all may read it, and fails if another is there by then.
+func TestCommit(t *testing.T) {
+	for _, name := range []string{"cluster.tar", "cluster.tar.zst", "cluster/"} {
+		for _, taken := range []bool{false, true} {
+			dir := t.TempDir()
+			path := filepath.Join(dir, filepath.Clean(name))
+			layout, err := NewLayout(dir + "/" + name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := layout.Index(listing()); err != nil {
+				t.Fatal(err)
+			}
+			if taken {
+				if err := os.MkdirAll(path+"/another", 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := layout.Commit(); (err != nil) != taken {
+				t.Errorf("%s: got %v where the place is taken: %t", name, err, taken)
+			}
+			layout.Discard()
+			if left, _ := os.ReadDir(dir); len(left) != 1 {
+				t.Errorf("%s: got %q, want what is in its place alone", name, left)
+			}
+			if info, err := os.Stat(path); err != nil || info.Mode().Perm()&0o444 != 0o444 {
+				t.Errorf("%s: got %v %v, want it for all to read", name, info.Mode(), err)
+			}
+		}
+	}
+}
+
+// TestSweepOthers sweeps where others write: what no run made is left alone, and nothing is waited for.
+func TestSweepOthers(t *testing.T) {
+	dir := t.TempDir()
+	kept := filepath.Join(dir, "left-swp")
+	if err := os.WriteFile(kept, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mkfifo(filepath.Join(dir, "left-1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	swept := make(chan struct{})
+	go func() {
+		sweep(dir, "left-")
+		close(swept)
+	}()
+	select {
+	case <-swept:
+	case <-time.After(10 * time.Second):
+		t.Fatal("got no end, want a pipe that nobody writes to not waited for")
+	}
+	if _, err := os.Stat(kept); err != nil {
+		t.Errorf("got %v, want what has no number left alone", err)
+	}
+}
 
 // TestSweep sweeps for another run while something is made: before it is open, before it is locked, and after that. What is
 // returned is there, and stays.
