@@ -5,8 +5,11 @@ package integration_test
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,6 +19,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 	"oras.land/oras-go/v2"
 
 	"github.com/berth-edge/berth/integration/daemon"
@@ -116,7 +120,7 @@ func (p profile) fills(t testing.TB, bundle string) {
 	}
 }
 
-// TestBundlePowerCut cuts power as soon as a bundle of each kind was written: it is there, and whole.
+// TestBundlePowerCut cuts power as soon as a bundle was written, of each kind: it is there, and whole.
 func TestBundlePowerCut(t *testing.T) {
 	daemon.RequireRoot(t)
 	r := registry.Start(t, registry.Options{})
@@ -124,17 +128,47 @@ func TestBundlePowerCut(t *testing.T) {
 	config := filepath.Join(t.TempDir(), "registry.toml")
 	write(t, config, entry(t, r, ""))
 	disk := powercut.New(t, 64<<20)
-	bundles := []string{"a.tar", "b.tar.zst", "c/"}
-	for _, name := range bundles {
+	for _, name := range []string{"a.tar", "b.tar.zst", "c/"} {
 		if out, problems, code := berth(t, "bundle", "--config", config, "--out", disk.Dir+"/"+name, r.Host()+"/app:1"); code != 0 {
 			t.Fatalf("%s: got %d\n%s%s", name, code, out, problems)
 		}
-	}
-	disk.Cut(t)
-	disk.Restore(t)
-	for _, name := range bundles {
+		disk.Cut(t) // before another bundle is synced, and this one with it
+		disk.Restore(t)
 		if out, problems, code := berth(t, "bundle", "--check", disk.Dir+"/"+name); code != 0 {
 			t.Errorf("%s: got %d after the cut, want it whole\n%s%s", name, code, out, problems)
+		}
+	}
+}
+
+// TestBundleDiskFull writes a bundle of each kind to a disk that has no room for it: that is an error, and nothing is left. A small
+// one is compressed in memory, and finds out at its end.
+func TestBundleDiskFull(t *testing.T) {
+	daemon.RequireRoot(t)
+	r := registry.Start(t, registry.Options{})
+	image.Small("linux/amd64", 7).Push(t, r, "small:1")
+	image.New(image.Config{Layers: []image.Layer{image.NewLayer(image.Random("a", 70, 9<<20))}}).Push(t, r, "large:1")
+	config := filepath.Join(t.TempDir(), "registry.toml")
+	write(t, config, entry(t, r, ""))
+	disk := powercut.New(t, 16<<20)
+	filler, err := os.Create(disk.Dir + "/filler")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(filler, rand.Reader); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("got %v, want a full disk", err)
+	}
+	if err := filler.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, app := range []string{"small", "large"} {
+		for _, name := range []string{"a.tar", "b.tar.zst", "c/"} {
+			out, problems, code := berth(t, "bundle", "--config", config, "--out", disk.Dir+"/"+name, r.Host()+"/"+app+":1")
+			if code != 1 || !strings.Contains(out+problems, "no space left on device") {
+				t.Errorf("%s as %s: got %d\n%s%s\nwant that there is no space", app, name, code, out, problems)
+			}
+			if left := names(t, disk.Dir); len(left) != 2 { // and lost+found
+				t.Fatalf("%s as %s: got %q left", app, name, left)
+			}
 		}
 	}
 }
