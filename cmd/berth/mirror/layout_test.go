@@ -4,11 +4,13 @@
 package mirror
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -43,6 +45,35 @@ func TestCommit(t *testing.T) {
 		}
 	}
 }
+
+// TestIndexFails cannot write the list of images: there is no bundle without it.
+func TestIndexFails(t *testing.T) {
+	dir := t.TempDir()
+	layout, err := NewLayout(dir + "/cluster/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer layout.Discard()
+	if err := os.Mkdir(filepath.Join(layout.(*directory).dir.Name(), ocispec.ImageIndexFile), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := layout.Commit(); err == nil {
+		t.Error("got a bundle without a list of images")
+	}
+	m := mirrorOf(t, "[[registries]]\ndomain = \"registry.invalid\"\n")
+	full := errors.New("disk full")
+	if _, err := m.Bundle(t.Context(), nil, noIndex{layout, full}, BundleOptions{}, nil); !errors.Is(err, full) {
+		t.Errorf("got %v, want %v", err, full)
+	}
+}
+
+// noIndex is a layout that takes no list of images.
+type noIndex struct {
+	Layout
+	err error
+}
+
+func (n noIndex) Index(ocispec.Index) error { return n.err }
 
 // TestSweepOthers sweeps where others write: what no run made is left alone, and nothing is waited for.
 func TestSweepOthers(t *testing.T) {

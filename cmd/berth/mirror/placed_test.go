@@ -97,6 +97,28 @@ func TestPlacedDirectly(t *testing.T) {
 	}
 }
 
+// TestPlacedCacheFails writes what begins or ends within a page, where the page cache takes neither.
+func TestPlacedCacheFails(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cluster.tar")
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	readOnly, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer readOnly.Close()
+	for _, tt := range []struct{ at, size int64 }{{0, 2*directBytes + 1}, {tarBlock, 2*directBytes - 2*tarBlock}} {
+		p := &placed{file: readOnly, direct: &pagesOf{t: t, file: file}, end: tt.at}
+		_, text := random(tt.size)
+		if err := p.write("blob", tt.size, bytes.NewReader(text)); !errors.Is(err, unix.EBADF) {
+			t.Errorf("%d bytes at %d: got %v, want %v", tt.size, tt.at, err, unix.EBADF)
+		}
+	}
+}
+
 // TestPlacedReadFails says why a blob could not be read, and leaves the place of the next one alone.
 func TestPlacedReadFails(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "cluster.tar"))
