@@ -76,11 +76,7 @@ func (s *BundleSource) unpack(ctx context.Context) (err error) {
 	}
 	s.blobs = s.unpacked
 	return s.bundle.Walk(ctx, func(dgst digest.Digest, size int64, r io.Reader) error {
-		err := s.unpacked.Push(ctx, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: dgst, Size: size}, r)
-		if errors.Is(err, errdef.ErrAlreadyExists) {
-			return nil
-		}
-		return err
+		return s.unpacked.Push(ctx, ocispec.Descriptor{MediaType: "application/octet-stream", Digest: dgst, Size: size}, r)
 	})
 }
 

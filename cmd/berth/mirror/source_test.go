@@ -169,6 +169,79 @@ func TestBundleSourceReplaced(t *testing.T) {
 	}
 }
 
+// TestBundleSourceUnpacked unpacks a compressed archive of docker, which holds a layer twice: nothing is left of it.
+func TestBundleSourceUnpacked(t *testing.T) {
+	layer := string(make([]byte, 1024)) // an empty tar
+	diffID := digest.FromString(layer)
+	config := fmt.Sprintf(`{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[%q,%q]}}`, diffID, diffID)
+	path := filepath.Join(t.TempDir(), "app.tar.zst")
+	layout, err := NewLayout(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer layout.Discard()
+	for _, file := range [][2]string{
+		{"manifest.json", `[{"Config":"config.json","RepoTags":["quay.io/app:1"],"Layers":["a/layer.tar","b/layer.tar"]}]`},
+		{"config.json", config}, {"a/layer.tar", layer}, {"b/layer.tar", layer},
+	} {
+		if err := layout.(*archive).entries.write(file[0], int64(len(file[1])), strings.NewReader(file[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := layout.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	src, err := OpenBundle(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := content.FetchAll(t.Context(), src, registrytest.Descriptor(ocispec.MediaTypeImageLayer, []byte(layer))); err != nil {
+		t.Error(err)
+	}
+	if err := src.Close(); err != nil {
+		t.Error(err)
+	}
+	if left, _ := os.ReadDir(temp); len(left) != 0 {
+		t.Errorf("got %q left", left)
+	}
+}
+
+// TestBundleSourceDamaged opens a compressed bundle of which a layer is damaged: nothing is left of what was unpacked.
+func TestBundleSourceDamaged(t *testing.T) {
+	image := registrytest.NewImage("damaged", 100)
+	path := filepath.Join(t.TempDir(), "app.tar.zst")
+	layout, err := NewLayout(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer layout.Discard()
+	if err := layout.Index(listing(nameOf(registrytest.Descriptor(ocispec.MediaTypeImageManifest, image.Manifest), "quay.io/app:1"))); err != nil {
+		t.Fatal(err)
+	}
+	for _, blob := range [][]byte{image.Manifest, image.Config, image.Layer} {
+		name := "blobs/sha256/" + digest.FromBytes(blob).Encoded()
+		if bytes.Equal(blob, image.Layer) {
+			blob = bytes.Repeat([]byte("x"), len(blob))
+		}
+		if err := layout.(*archive).entries.write(name, int64(len(blob)), bytes.NewReader(blob)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := layout.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	if src, err := OpenBundle(t.Context(), path); err == nil {
+		t.Errorf("got %v of a bundle that is damaged", src.Close())
+	}
+	if left, _ := os.ReadDir(temp); len(left) != 0 {
+		t.Errorf("got %q left", left)
+	}
+}
+
 // TestBundleSourceNameTwice copies from a bundle that gives a name to two images: it is the last one's, as where it is loaded.
 func TestBundleSourceNameTwice(t *testing.T) {
 	const name = "quay.io/app:1"
