@@ -234,6 +234,45 @@ func TestCopyClash(t *testing.T) {
 	}
 }
 
+// TestCopyTagBesideDigest copies an image by a digest beside a tag that is another image's at the destination: the tag is given to it,
+// once.
+func TestCopyTagBesideDigest(t *testing.T) {
+	p := newProfile(t, 0, registry.Options{})
+	img := image.Small("linux/amd64", 3)
+	image.Small("linux/amd64", 4).Push(t, p.own, "cluster/mirror/team/app:1")
+	img.Push(t, p.public, "team/app:1")
+	p.refs = []string{p.public.Host() + "/team/app:1@" + img.Digest.String()}
+	for _, want := range []string{" 1 copied, ", " 1 present, "} {
+		p.own.Log.Reset()
+		if out, code := p.copied(t); code != 0 || !strings.Contains(out, want) {
+			t.Errorf("got %d\n%s\nwant %q", code, out, want)
+		}
+		got, err := repository(t, p.own, "cluster/mirror/team/app").Resolve(t.Context(), "1")
+		if err != nil || got.Digest != img.Digest {
+			t.Errorf("got %s %v, want %s", got.Digest, err, img.Digest)
+		}
+	}
+	if got := p.own.Log.Match("PUT", ""); len(got) > 0 {
+		t.Errorf("got it put again: %v", got)
+	}
+}
+
+// TestCopyOneOfDigest copies one platform of an index that is named by its digest: what nodes would ask for is not to be had so, and
+// nothing is put.
+func TestCopyOneOfDigest(t *testing.T) {
+	p := newProfile(t, 0, registry.Options{})
+	img := image.Multi(9)
+	img.Push(t, p.public, "team/app:1")
+	p.refs = []string{p.public.Host() + "/team/app@" + img.Digest.String()}
+	out, code := p.copied(t, "--platform", "linux/amd64")
+	if want := "which one platform of it does not have; copy all platforms"; code != 1 || !strings.Contains(out, want) {
+		t.Errorf("got %d\n%s\nwant %q", code, out, want)
+	}
+	if got := p.own.Log.Match("PUT", ""); len(got) > 0 {
+		t.Errorf("got it put: %v", got)
+	}
+}
+
 // TestCopyWholeBundle copies from bundles without a word of what: every image that has a name is meant.
 func TestCopyWholeBundle(t *testing.T) {
 	p := newProfile(t, 2, registry.Options{})
