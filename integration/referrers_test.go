@@ -200,6 +200,25 @@ func TestCopyReferrersUnknown(t *testing.T) {
 	}
 }
 
+// TestReferrersRefused copies and bundles from registries that do not let signatures be looked for: that is an error, and not an image that
+// has none.
+func TestReferrersRefused(t *testing.T) {
+	for _, path := range []string{"/v2/*/referrers/*", "/v2/*/manifests/sha256-*"} {
+		p := newProfile(t, 0, registry.Options{})
+		p.public = registry.Start(t, registry.Options{Middleware: registry.On("", path, -1, registry.Fail(http.StatusForbidden))})
+		write(t, p.config, entry(t, p.public, "")+entry(t, p.own, "cluster", login("ann", "s3cret"))+rule(p.public.Host(), p.own.Host()+"/cluster/mirror"))
+		direct := t.TempDir() + "/berth.toml"
+		write(t, direct, entry(t, p.public, ""))
+		p.add(t, "team/app:1", image.Small("linux/amd64", 3))
+		for _, args := range [][]string{{"copy", "--config", p.config}, {"bundle", "--config", direct, "--out", t.TempDir() + "/app.tar"}} {
+			out, problems, code := berth(t, append(args, "--referrers", p.refs[0])...)
+			if code != 1 || !strings.Contains(out+problems, "look for ") {
+				t.Errorf("%s, %s: got %d\n%s%s\nwant that signatures cannot be looked for", args[0], path, code, out, problems)
+			}
+		}
+	}
+}
+
 // TestCopySignatureOfOnesOwn copies a signature to where there is one of whoever fills the registry, under the tag that cosign gives all
 // of an image: it is not lost. What the source has beside those that are there is taken, and what is there is not sent.
 func TestCopySignatureOfOnesOwn(t *testing.T) {
