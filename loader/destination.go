@@ -6,7 +6,6 @@ package loader
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -41,10 +40,11 @@ func (d *destination) Store(ctx context.Context, _ ocispec.Descriptor, store ima
 // are done with when they are there: what would follow labels each with the registry that it came from, and none did. That is a
 // write of its own to the disk for every blob.
 func (d *destination) ImageFilter(h images.HandlerFunc, store content.Store) images.HandlerFunc {
+	labels := images.ChildGCLabels
 	if d.loader.DropLayers {
-		store = layerless{store}
+		labels = images.ChildGCLabelsFilterLayers
 	}
-	h = images.SetChildrenMappedLabels(store, h, nil)
+	h = images.SetChildrenMappedLabels(store, h, labels)
 	wanted := d.image.contents.all()
 	return func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		if !images.IsManifestType(desc.MediaType) && !images.IsIndexType(desc.MediaType) {
@@ -62,7 +62,10 @@ func (d *destination) UnpackPlatforms() []transfer.UnpackConfiguration {
 	return []transfer.UnpackConfiguration{{Platform: d.loader.Platform, Snapshotter: d.loader.Snapshotter}}
 }
 
-// dropLayers takes away the labels that layerless leaves out, of an image that was loaded or pulled when layers were to be kept.
+// layerLabel begins the labels that keep a manifest's layers from garbage collection.
+const layerLabel = "containerd.io/gc.ref.content.l."
+
+// dropLayers takes these away from an image that was loaded or pulled when layers were to be kept.
 func (l *Loader) dropLayers(ctx context.Context, image *Image) error {
 	if !l.DropLayers || slices.ContainsFunc(image.contents.layers, func(layer ocispec.Descriptor) bool { return !image.Bundle.Has(layer.Digest) }) {
 		return nil
@@ -94,19 +97,4 @@ func (l *Loader) dropLayersOf(ctx context.Context, desc ocispec.Descriptor) erro
 	}
 	_, err = l.Content.Update(ctx, content.Info{Digest: desc.Digest}, paths...)
 	return err
-}
-
-// layerless leaves out the labels that keep a manifest's layers from garbage collection.
-type layerless struct{ content.Store }
-
-const layerLabel = "containerd.io/gc.ref.content.l."
-
-func (s layerless) Update(ctx context.Context, info content.Info, fieldpaths ...string) (content.Info, error) {
-	paths := slices.DeleteFunc(slices.Clone(fieldpaths), func(p string) bool { return strings.HasPrefix(p, "labels."+layerLabel) })
-	if len(fieldpaths) > 0 && len(paths) == 0 {
-		return info, nil
-	}
-	info.Labels = maps.Clone(info.Labels)
-	maps.DeleteFunc(info.Labels, func(name, _ string) bool { return strings.HasPrefix(name, layerLabel) })
-	return s.Store.Update(ctx, info, paths...)
 }
