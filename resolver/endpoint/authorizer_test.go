@@ -203,23 +203,19 @@ func (w moreWanted) WriteHeader(code int) {
 // What a registry wants for a repository is known as long as it is used for a guess at what it wants for others.
 func TestScopeIsKept(t *testing.T) {
 	t.Parallel()
-	image := registrytest.NewImage("scope", 1<<10)
-	authority := registrytest.NewAuthority(t)
-	tokens := registrytest.NewTokens(user, password)
-	realm := registrytest.Serve(t, authority.Server(t), tokens)
-	tokens.Realm = realm.URL + "/token"
-	inner := tokens.Protect(registrytest.Registry{Image: image})
-	server := registrytest.Serve(t, authority.Server(t), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	g := guard(t, login(), nil)
+	inner := g.tokens.Protect(registrytest.Registry{Image: g.image})
+	server := registrytest.Serve(t, g.authority.Server(t), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		inner.ServeHTTP(moreWanted{w}, r)
 	}))
-	e := newEndpoint(t, server.Host, login(), trusting(authority))
+	e := newEndpoint(t, server.Host, login(), trusting(g.authority))
 	for _, name := range []string{"one", "two", "one"} {
-		if err := pull(t.Context(), e, name, image); err != nil {
+		if err := pull(t.Context(), e, name, g.image); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var got [][]string
-	for _, r := range realm.Requests() {
+	for _, r := range g.realm.Requests() {
 		query, err := url.ParseQuery(r.Query)
 		if err != nil {
 			t.Fatal(err)
