@@ -6,8 +6,10 @@ package loader_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -90,6 +92,28 @@ func TestPanic(t *testing.T) {
 	before := len(asked)
 	if err := l.Load(t.Context()); err == nil || len(asked) == before {
 		t.Errorf("got %v after %v, want both tried again", err, asked)
+	}
+}
+
+// TestLargestFirst loads the largest image of a bundle first, wherever the bundle has it: nothing is left that takes long when
+// others have nothing to do.
+func TestLargestFirst(t *testing.T) {
+	folder := bundles(t)
+	var images []image.Named
+	for i, size := range []int{1 << 10, 4 << 10, 3 << 10, 2 << 10} {
+		layer := image.NewLayer(image.Random("data", uint64(i), size))
+		images = append(images, image.New(image.Config{Layers: []image.Layer{layer}}).Name(fmt.Sprintf("quay.io/k%d:1", size>>10)))
+	}
+	image.WriteFile(t, filepath.Join(folder, "all.tar"), image.Tar(image.OCI(images)))
+	var asked []string
+	l, _ := newLoader(t, folder, func(source any) error {
+		asked = append(asked, source.(*loader.Source).Image())
+		return errors.New("not today")
+	})
+	_ = l.Load(t.Context())
+	want := []string{"quay.io/k4:1", "quay.io/k3:1", "quay.io/k2:1", "quay.io/k1:1"}
+	if got := slices.Compact(asked); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

@@ -61,6 +61,7 @@ func (l *Loader) loadBundle(ctx context.Context, e *entry, front []*entry) {
 	if e.bundle.Compressed() {
 		fetched = l.fetchAll(ctx, e, images)
 	}
+	slices.SortStableFunc(images, largestFirst)
 	var work sync.WaitGroup
 	for _, image := range images {
 		err, written := fetched[image]
@@ -68,12 +69,12 @@ func (l *Loader) loadBundle(ctx context.Context, e *entry, front []*entry) {
 			image.end(Failed, err)
 			continue
 		}
+		if err := l.work.Acquire(ctx, 1); err != nil {
+			image.fail(err)
+			continue
+		}
 		work.Go(func() {
 			defer l.recovered(ctx, image.fail)
-			if err := l.work.Acquire(ctx, 1); err != nil {
-				image.fail(err)
-				return
-			}
 			defer l.work.Release(1)
 			image.start()
 			result, err := l.loadImage(ctx, image, written)
@@ -87,6 +88,10 @@ func (l *Loader) loadBundle(ctx context.Context, e *entry, front []*entry) {
 	e.end()
 	e.announce(ctx)
 }
+
+// largestFirst is the order in which images are loaded: what is left when there are more cores than images is small. Who waits for
+// one that is small does not wait for its turn, since a pull takes it from the bundle.
+func largestFirst(a, b *Image) int { return cmp.Compare(b.contents.size(), a.contents.size()) }
 
 // loadOthers loads the images of a bundle that another was to bring, and could not.
 func (l *Loader) loadOthers(ctx context.Context, e *entry) {

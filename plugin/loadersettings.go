@@ -89,7 +89,7 @@ func ReadLoader(stanza strict.Stanza, problems *strict.Problems) LoaderSettings 
 		s.Wait = t.Duration("wait", 0, maxWait)
 	}
 	if s.Parallel == 0 {
-		s.Parallel = runtime.GOMAXPROCS(0)
+		s.Parallel = runtime.GOMAXPROCS(0) + 1 // while one waits for the disk
 	}
 	if s.Snapshotter == "" {
 		s.Snapshotter = defaults.DefaultSnapshotter
