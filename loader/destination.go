@@ -29,11 +29,11 @@ var (
 )
 
 // Store implements [transfer.ImageStorer].
-func (d *destination) Store(ctx context.Context, _ ocispec.Descriptor, store images.Store) ([]images.Image, error) {
-	if _, err := d.loader.record(ctx, store, d.image, true); err != nil {
-		return nil, err
-	}
-	return nil, nil
+func (d *destination) Store(ctx context.Context, _ ocispec.Descriptor, _ images.Store) ([]images.Image, error) {
+	return nil, d.loader.Together(ctx, func(ctx context.Context, store images.Store) error {
+		_, err := d.loader.record(ctx, store, d.image, true)
+		return err
+	})
 }
 
 // ImageFilter implements [transfer.ImageFilterer]: of an index, only what is for this machine is loaded. Layers and configurations

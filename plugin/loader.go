@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
@@ -144,7 +145,10 @@ func loaderNode(ic *plugin.InitContext, settings LoaderSettings) (loader.Node, e
 		return loader.Node{}, fmt.Errorf("snapshotter %q of the loader's stanza: %w", settings.Snapshotter, errdefs.ErrNotFound)
 	}
 	return loader.Node{
-		Images:     metadata.NewImageStore(db),
+		Images: metadata.NewImageStore(db),
+		Together: func(ctx context.Context, do func(context.Context, images.Store) error) error {
+			return together(ctx, db, do)
+		},
 		Content:    db.ContentStore(),
 		Blobs:      blobs.(content.Store),
 		Leases:     manager.(leases.Manager),

@@ -17,7 +17,7 @@ import (
 )
 
 // New returns an empty database with the snapshotter "native", and the store of blobs below it.
-func New(tb testing.TB) (*metadata.DB, content.Store) {
+func New(tb testing.TB, opts ...metadata.DBOpt) (*metadata.DB, content.Store) {
 	tb.Helper()
 	root := tb.TempDir()
 	blobs, err := local.NewStore(root)
@@ -33,7 +33,7 @@ func New(tb testing.TB) (*metadata.DB, content.Store) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	db := metadata.NewDB(file, blobs, map[string]snapshots.Snapshotter{"native": unpacked})
+	db := metadata.NewDB(file, blobs, map[string]snapshots.Snapshotter{"native": unpacked}, opts...)
 	if err := db.Init(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
