@@ -39,7 +39,12 @@ func (m misuse) Unwrap() error { return m.usageError }
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	out := &written{Writer: stdout}
 	root := app(out, stderr)
-	err := root.Run(ctx, dashesLast(root, args))
+	if last := len(args) - 1; last < 1 || args[last] != completionFlag {
+		args = dashesLast(root, args)
+	} else if completesNothing(root, args[:last]) {
+		return 0
+	}
+	err := root.Run(ctx, args)
 	if out.err != nil && (err == nil || errors.Is(err, errFault)) {
 		err = out.err
 	}
@@ -67,6 +72,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func isNoTopic(err error) bool {
 	_, ok := err.(cli.ExitCoder) //nolint:errorlint // see above
 	return ok
+}
+
+// completionFlag is what the shell's completion calls a command with behind what was typed.
+const completionFlag = "--generate-shell-completion"
+
+// completesNothing reports whether what follows args is the value of a flag, or stands behind "--", where urfave/cli would run the
+// command: the shell completes files then. What may be the beginning of a flag, as --o is, is no flag yet.
+func completesNothing(root *cli.Command, args []string) bool {
+	before, last := args[:len(args)-1], args[len(args)-1]
+	begun := strings.HasPrefix(last, "--") && len(last) == len("--o")
+	return slices.Contains(before, "--") || !begun && takesValue(root, last)
 }
 
 // dashesLast moves the arguments "-" behind all others: urfave/cli stops at the first, and loses what follows it.
@@ -103,7 +119,7 @@ func app(stdout, stderr io.Writer) *cli.Command {
 		ErrWriter:                       stderr,
 		Version:                         plugin.Version,
 		EnableShellCompletion:           true,
-		ConfigureShellCompletionCommand: func(cmd *cli.Command) { cmd.Hidden = false },
+		ConfigureShellCompletionCommand: func(cmd *cli.Command) { prepared(cmd).Hidden = false },
 		Flags:                           []cli.Flag{quietFlag()},
 		ExitErrHandler:                  func(context.Context, *cli.Command, error) {}, // run decides
 		Action:                          noCommand,
@@ -126,9 +142,16 @@ func app(stdout, stderr io.Writer) *cli.Command {
 }
 
 // prepared sets what is the same for every command: flags that may be repeated are not cut at commas, which the name of a file
-// may have, others have one value and no more, and wrong usage is that of the command.
+// may have, others have one value and no more, wrong usage is that of the command, and where arguments are no commands, --help is of the
+// command whatever they are.
 func prepared(cmd *cli.Command) *cli.Command {
 	cmd.DisableSliceFlagSeparator = true
+	if len(cmd.Commands) == 0 {
+		cmd.HideHelpCommand = true // it would be the one thing that the shell completes
+		cmd.CommandNotFound = func(ctx context.Context, cmd *cli.Command, _ string) {
+			_ = cli.ShowCommandHelp(ctx, cmd.Lineage()[1], cmd.Name)
+		}
+	}
 	for _, flag := range cmd.Flags {
 		if text, ok := flag.(*cli.StringFlag); ok {
 			text.OnlyOnce = true
@@ -137,14 +160,15 @@ func prepared(cmd *cli.Command) *cli.Command {
 	cmd.OnUsageError = func(_ context.Context, cmd *cli.Command, err error, _ bool) error {
 		return misuse{usageError{err}, cmd.FullName()}
 	}
-	action := cmd.Action
-	cmd.Action = func(ctx context.Context, cmd *cli.Command) error {
-		err := action(warning(ctx, cmd), cmd)
-		var usage usageError
-		if errors.As(err, &usage) {
-			return misuse{usage, cmd.FullName()}
+	if action := cmd.Action; action != nil {
+		cmd.Action = func(ctx context.Context, cmd *cli.Command) error {
+			err := action(warning(ctx, cmd), cmd)
+			var usage usageError
+			if errors.As(err, &usage) {
+				return misuse{usage, cmd.FullName()}
+			}
+			return err
 		}
-		return err
 	}
 	for _, sub := range cmd.Commands {
 		prepared(sub)
