@@ -39,9 +39,22 @@ func newBars(w io.Writer, hidden bool) *mpb.Progress {
 func bytesBar(bars *mpb.Progress, name string, options ...mpb.BarOption) *mpb.Bar {
 	return bars.AddBar(0, append([]mpb.BarOption{
 		mpb.BarRemoveOnComplete(),
-		mpb.PrependDecorators(decor.Name(name+" "), decor.CountersKibiByte("% .1f / % .1f")),
+		mpb.PrependDecorators(named(name), decor.CountersKibiByte("% .1f / % .1f")),
 		mpb.AppendDecorators(decor.EwmaSpeed(decor.SizeB1024(0), "% .1f", 10), decor.Name(" "), decor.EwmaETA(decor.ET_STYLE_GO, 10)),
 	}, options...)...)
+}
+
+// behindName is how many columns want what stands behind the name of a bar, and a short bar.
+const behindName = 50
+
+// named shows a name, or its end where the line has no room for all of it: there images differ most.
+func named(name string) decor.Decorator {
+	return decor.Any(func(line decor.Statistics) string {
+		if room := max(line.AvailableWidth-behindName, behindName/3); len(name) > room {
+			return "…" + name[len(name)-room+1:] + " "
+		}
+		return name + " "
+	})
 }
 
 func newProgress(w io.Writer, hidden bool) *progress {
