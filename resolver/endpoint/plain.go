@@ -9,9 +9,9 @@ import (
 	"net/url"
 )
 
-// sendOwn is one request to the registry itself.
+// sendOwn is one request to the registry itself. One in plain HTTP is what a registry of plain HTTP redirects to, and says nothing of TLS.
 func (e *Endpoint) sendOwn(req *http.Request) (*http.Response, error) {
-	if !e.opts.Insecure {
+	if !e.opts.Insecure || req.URL.Scheme == "http" {
 		return e.routes().own.RoundTrip(req)
 	}
 	if e.plain.Load() {

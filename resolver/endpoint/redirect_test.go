@@ -153,6 +153,11 @@ func TestPlainRegistryBesideALostConnection(t *testing.T) {
 		{"redirect", "/blobs/", func(cdn *registrytest.Server, _ *registrytest.Tokens) http.Handler {
 			return registrytest.Redirect("/blobs/", cdn.URL, "", nil)
 		}},
+		{"redirect to itself", "/blobs/", func(*registrytest.Server, *registrytest.Tokens) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				http.Redirect(w, r, "http://"+r.Host+r.URL.Path, http.StatusTemporaryRedirect)
+			})
+		}},
 		{"token", "/manifests/", func(_ *registrytest.Server, tokens *registrytest.Tokens) http.Handler {
 			return tokens.Protect(registrytest.Registry{Image: image})
 		}},
@@ -188,6 +193,9 @@ func TestPlainRegistryBesideALostConnection(t *testing.T) {
 			close(goOn)
 			if err := <-done; err != nil {
 				t.Error(err)
+			}
+			if err := pull(t.Context(), e, "open/app", image); err != nil {
+				t.Errorf("afterwards: %v", err)
 			}
 		})
 	}
