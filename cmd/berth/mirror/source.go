@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -58,6 +59,9 @@ func OpenBundle(ctx context.Context, path string) (*BundleSource, error) {
 
 // openWhole opens a bundle of which every image can be used.
 func openWhole(ctx context.Context, path string) (*bundle.Bundle, error) {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target // the path is the operator's own and may be a link
+	}
 	b, err := bundle.Open(ctx, path, nil)
 	if err != nil {
 		return nil, err

@@ -169,6 +169,26 @@ func TestBundleSourceReplaced(t *testing.T) {
 	}
 }
 
+// TestLinkedBundle opens and checks bundles by links to them, which may lead to the newest of several.
+func TestLinkedBundle(t *testing.T) {
+	for _, name := range []string{"app-1.tar", "app-1.tar.zst", "app-1/"} {
+		dir := t.TempDir()
+		writeBundle(t, dir+"/"+name, "quay.io/app:1", registrytest.NewImage("linked", 100))
+		link := filepath.Join(dir, "latest")
+		if err := os.Symlink(filepath.Clean(name), link); err != nil {
+			t.Fatal(err)
+		}
+		if src, err := OpenBundle(t.Context(), link); err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if err := src.Close(); err != nil {
+			t.Errorf("%s: close: %v", name, err)
+		}
+		if checked, err := CheckBundle(t.Context(), link); err != nil || len(checked) != 1 || checked[0].Err != nil {
+			t.Errorf("%s: check: got %v and %v, want one image", name, checked, err)
+		}
+	}
+}
+
 // TestBundleSourceUnpacked unpacks a compressed archive of docker, which holds a layer twice: nothing is left of it.
 func TestBundleSourceUnpacked(t *testing.T) {
 	layer := string(make([]byte, 1024)) // an empty tar
