@@ -23,11 +23,13 @@ import (
 )
 
 // traced returns a context whose logger writes everything, at trace level, to what it also returns.
-func traced(t testing.TB) (context.Context, fmt.Stringer) {
+func traced(t testing.TB) (context.Context, fmt.Stringer) { return logged(t, logrus.TraceLevel) }
+
+func logged(t testing.TB, level logrus.Level) (context.Context, fmt.Stringer) {
 	t.Helper()
 	var text lockedBuffer
 	logger := logrus.New()
-	logger.SetLevel(logrus.TraceLevel)
+	logger.SetLevel(level)
 	logger.SetOutput(&text)
 	return log.WithLogger(t.Context(), logrus.NewEntry(logger)), &text
 }
@@ -225,4 +227,32 @@ func TestRepeatedFailureIsSummedUp(t *testing.T) {
 	works.Store(false)
 	pull(1, ref, true)
 	want("a new failure", 2, "level=warning", "trying the next", "forbidden")
+}
+
+// Nor does containerd's client repeat it, unless that is asked for.
+func TestRepeatedFailureIsOneLine(t *testing.T) {
+	t.Parallel()
+	first := serve(t, status(http.StatusNotFound))
+	second := serve(t, registrytest.Registry{Image: registrytest.NewImage("one line", 4<<10)})
+	for level, want := range map[logrus.Level]int{logrus.InfoLevel: 1, logrus.DebugLevel: 6} {
+		n := newNode(t, first.registry()+second.registry()+from(first, second))
+		ctx, text := logged(t, level)
+		for range 5 {
+			if err := n.pull(ctx, ref); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := 0
+		for line := range strings.Lines(text.String()) {
+			if strings.Contains(line, "level=debug") {
+				continue
+			}
+			if strings.Contains(line, first.Host) {
+				got++
+			}
+		}
+		if got != want {
+			t.Errorf("at level %s: got %d lines of what failed, want %d:\n%s", level, got, want, text)
+		}
+	}
 }

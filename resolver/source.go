@@ -59,6 +59,9 @@ func (s *source) String() string { return s.origin.String() }
 
 // Resolve implements [transfer.ImageResolver].
 func (s *source) Resolve(ctx context.Context) (string, ocispec.Descriptor, error) {
+	if !s.asStock {
+		ctx = unrepeated(ctx)
+	}
 	_, desc, err := s.origin.Resolve(ctx)
 	if err == nil && !s.asStock {
 		err = CheckManifest(desc)
