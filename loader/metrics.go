@@ -28,7 +28,7 @@ var (
 	bundleStates = prometheus.NewDesc("berth_loader_bundles",
 		"Bundles by where they stand: listing, being copied, loading, loaded, present or failed.", []string{"state"}, nil)
 	imageStates = prometheus.NewDesc("berth_loader_images",
-		"Images of bundles by where they stand: waiting, loading, loaded, repaired, present, failed or shadowed.", []string{"state"}, nil)
+		"Images of bundles by where they stand: waiting, loading, loaded, repaired, present, failed, shadowed or no image.", []string{"state"}, nil)
 )
 
 // Collectors are the metrics of loading.
