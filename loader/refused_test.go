@@ -10,8 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
 
 	"github.com/berth-edge/berth/integration/image"
 	"github.com/berth-edge/berth/loader"
@@ -59,6 +63,32 @@ func TestBrokenOnce(t *testing.T) {
 				t.Errorf("got %v after %d pulls, want the good bundle tried", err, asked)
 			}
 		})
+	}
+}
+
+// TestFullIsSaidOnce finds no room for an image round after round, with another text each time: how much is free, and where it ran out,
+// differs. The log says it once, and what fails in another way as well.
+func TestFullIsSaidOnce(t *testing.T) {
+	tries := 0
+	l, _ := newLoader(t, bundles(t, "a", "b"), func(source any) error {
+		tries++
+		if err := fmt.Errorf("write snapshot %d", tries); source.(*loader.Source).Image() == "quay.io/b:1" {
+			return err
+		}
+		return fmt.Errorf("write ingest %d: %w", tries, syscall.ENOSPC)
+	})
+	var text bytes.Buffer
+	logger := logrus.New()
+	logger.SetOutput(&text)
+	for range 3 {
+		if err := l.Load(log.WithLogger(t.Context(), logrus.NewEntry(logger))); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("got %v, want no room", err)
+		}
+	}
+	for name, want := range map[string]int{"a": 1, "b": 3} {
+		if got := strings.Count(text.String(), "image quay.io/"+name+":1 of bundle"); got != want {
+			t.Errorf("%s: got %d lines, want %d:\n%s", name, got, want, &text)
+		}
 	}
 }
 

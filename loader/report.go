@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/containerd/log"
@@ -28,6 +29,11 @@ func (e *entry) announce(ctx context.Context) {
 		count[i.State]++
 	}
 	says := fmt.Sprint(s.Err, len(s.Images))
+	for _, i := range s.Images {
+		if isFull(i.Err) { // how much is free, and where it ran out, differs each time
+			says = strings.Replace(says, oneLine{i.Err}.Error(), syscall.ENOSPC.Error(), 1)
+		}
+	}
 	e.news = says != e.said || count[Loaded]+count[Repaired] > 0
 	e.said = says
 	level := func(l logrus.Level) logrus.Level {
