@@ -120,6 +120,27 @@ func TestCopyFromPrivate(t *testing.T) {
 	}
 }
 
+// TestCopyWithin copies from one part of a registry to another: every blob is mounted, and none is read or sent.
+func TestCopyWithin(t *testing.T) {
+	own := registry.Start(t, registry.Options{Users: ann})
+	img := image.Index(image.Small("linux/amd64", 78), image.Small("linux/arm64", 79))
+	img.Push(t, own, "staging/team/app:1")
+	config := filepath.Join(t.TempDir(), "berth.toml")
+	write(t, config, entry(t, own, "", login("ann", "s3cret"))+rule(own.Host()+"/staging", own.Host()+"/production"))
+	out, problems, code := berth(t, "copy", "--config", config, own.Host()+"/staging/team/app:1")
+	if code != 0 || !strings.Contains(out, " 1 copied, ") {
+		t.Errorf("got %d\n%s%s", code, out, problems)
+	}
+	for method, pattern := range map[string]string{http.MethodGet: "/v2/*/blobs/*", http.MethodPut: "/v2/*/blobs/uploads/*"} {
+		if got := own.Log.Match(method, pattern); len(got) != 0 {
+			t.Errorf("got %d requests %s %s, want none:\n%s", len(got), method, pattern, own.Log.Lines())
+		}
+	}
+	if out, problems, code := berth(t, "check", "--config", config, own.Host()+"/staging/team/app:1"); code != 0 {
+		t.Errorf("check: got %d\n%s%s", code, out, problems)
+	}
+}
+
 // TestCopy fills an empty registry of one's own with the images of a cluster, and has a node run a container of each with
 // no other registry to be reached.
 func TestCopy(t *testing.T) {

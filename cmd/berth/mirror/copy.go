@@ -118,10 +118,14 @@ func (m *Mirror) begin(ctx context.Context, ref string, opts CopyOptions) (c Cop
 		c.Err = fmt.Errorf("reach %s: %w", c.Route.Named, err)
 		return c, nil
 	}
-	return c, &transfer{
+	t = &transfer{
 		m: m, opts: opts, ref: ref, named: c.Route.Named, target: c.Target.Pull,
 		src: newOrigin(src), dst: newDestination(dst), domain: cmp.Or(c.Target.Domain(), dst.Reference.Registry),
 	}
+	if from := m.routes.Source(c.Route.Named); len(opts.From) == 0 && from.Endpoint() != nil && from.Endpoint() == c.Target.Endpoint() {
+		t.beside = reference.Path(from.Pull)
+	}
+	return c, t
 }
 
 // sourceOf is where an image is copied from.

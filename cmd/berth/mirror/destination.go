@@ -115,7 +115,7 @@ func (t *transfer) lookThere(ctx context.Context, root ocispec.Descriptor) {
 	})
 }
 
-// lookFor asks for each blob of an image that is not there, and plans to send those that are missing.
+// lookFor asks for each blob of an image that is not there, and plans to send those that are missing, unless the source is beside it.
 func (t *transfer) lookFor(ctx context.Context) {
 	root, err := t.root(ctx)
 	if err != nil {
@@ -124,6 +124,8 @@ func (t *transfer) lookFor(ctx context.Context) {
 	t.blobs(ctx, t.src, root, t.successors(), func(b blob, desc ocispec.Descriptor) {
 		if has, err := t.dst.Exists(ctx, desc); err == nil && has {
 			t.m.uploads.done(b, t.dst.Reference.Repository)
+		} else if t.beside != "" {
+			t.m.uploads.done(b, t.beside)
 		} else if t.m.uploads.plan(b) {
 			t.tell(Step{Planned: desc.Size})
 		}

@@ -26,6 +26,7 @@ type transfer struct {
 	src           *origin
 	dst           *destination
 	domain        string // of dst's registry
+	beside        string // the repository of src, if it is in dst's registry
 	sent, mounted atomic.Int64
 	copied        atomic.Int64 // blobs and manifests that are there now and were not before
 	missed        bool         // the image was not there, and was sent at least in part
