@@ -4,7 +4,9 @@
 package cloudconfig_test
 
 import (
+	"fmt"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -28,6 +30,7 @@ func TestMistakes(t *testing.T) {
 		{"an alias without quotes", one("username: u", "password: *hunter2"), []string{"5: YAML syntax: an alias (*) of what has no name; text that begins with * wants quotes"}},
 		{"a misspelt key", "stylus:\n  registryCredentials:\n    domian: r.io\n", []string{`3: stylus.registryCredentials.domian: unknown key; did you mean "domain"?`}},
 		{"a comment", one("username: u", "password: ####"), []string{"5: stylus.registryCredentials.password: is nothing (what begins with # is a comment); want text in quotes"}},
+		{"null", one("username: u", "password: null"), []string{"5: stylus.registryCredentials.password: is nothing; want text in quotes"}},
 		{"nothing", one("username: u", "password:"), []string{"5: stylus.registryCredentials.password: is nothing (what begins with # is a comment); want text in quotes"}},
 		{"an anchor", one("username: u", "password: &hunter2"), []string{"5: stylus.registryCredentials.password: is nothing, since what begins with & is an anchor; want text in quotes"}},
 		{"a tag", one("username: u", "password: !hunter2"), []string{"5: stylus.registryCredentials.password: is nothing, since what begins with ! is a tag; want text in quotes"}},
@@ -132,17 +135,31 @@ func TestAliasesAreBounded(t *testing.T) {
 		merges += strings.NewReplacer("N", string(rune('a'+i)), "P", map[bool]string{true: "m0", false: "m" + string(rune('a'+i-1))}[i == 0]).
 			Replace("mN: &mN {<<: *P, <<: *P}\n")
 	}
+	var table strings.Builder
+	for i := range 2000 {
+		fmt.Fprintf(&table, "k%d: v, ", i)
+	}
 	for name, text := range map[string]string{
+		"again":    "t: &t {" + table.String() + "}\nstylus: {registryCredentials: {" + strings.Repeat("<<: *t, ", 10_000) + "}}\n",
 		"many":     laughs.String() + "stylus: {registryCredentials: {certificates: *a9}}\n",
 		"merged":   merges + "stylus: {registryCredentials: {<<: *mz}}\n",
 		"itself":   "stylus: {externalRegistries: &all {registries: [*all]}}\n",
 		"deep":     "stylus: {registryCredentials: " + strings.Repeat("[", 500) + strings.Repeat("]", 500) + "}\n",
 		"too deep": "stylus: " + strings.Repeat("[", 100_000),
 	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		_, _, err := load(t, "user-data.yaml", text)
+		runtime.ReadMemStats(&after)
 		if err == nil {
 			t.Errorf("%s: got no problem, want one", name)
 			continue
+		}
+		if got := (after.TotalAlloc - before.TotalAlloc) >> 20; got > 256 {
+			t.Errorf("%s: got %d MiB allocated, want far less", name, got)
+		}
+		if got := strings.Count(err.Error(), "\n"); got > 10 {
+			t.Errorf("%s: got %d lines, want a few: %.300s", name, got, err)
 		}
 		if name != "too deep" && !strings.Contains(err.Error(), "holds too much, or nests too deep") {
 			t.Errorf("%s: got %.300s, want one that says that it is too much", name, err)

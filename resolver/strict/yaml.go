@@ -158,11 +158,12 @@ func (r *yamlReader) pairs(n *yaml.Node, path string, depth int) []pair {
 		if r.left--; r.left < 0 || depth > maxYAMLDepth {
 			continue
 		}
-		for _, p := range r.pairs(v, path, depth+1) {
+		from := r.pairs(v, path, depth+1)
+		r.left -= len(from)
+		for _, p := range from {
 			merged = append(merged, pair{p.key, p.value, true})
 		}
 	}
-	r.left -= len(merged)
 	return append(own, merged...)
 }
 
