@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -178,9 +177,6 @@ func scalar(n *yaml.Node) any {
 			return b
 		}
 	case "!!int", "!!float":
-		if i, err := strconv.ParseInt(n.Value, 10, 64); err == nil {
-			return i
-		}
 		return float64(0) // no key of ours wants one: only its type matters
 	case "!!null":
 		switch {
