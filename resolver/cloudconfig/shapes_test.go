@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -310,5 +311,18 @@ func TestShapes(t *testing.T) {
 				t.Errorf("converted: got\n%+v\nwant\n%+v\nof\n%s", converted, want, result.TOML)
 			}
 		})
+	}
+}
+
+// C12: what bounds a file of little that stands for much lets one of ten thousand rules pass.
+func TestManyRules(t *testing.T) {
+	var text strings.Builder
+	text.WriteString("stylus:\n  externalRegistries:\n    registryMappingRules:\n")
+	const rules = 10_000
+	for i := range rules {
+		fmt.Fprintf(&text, "      quay.io/team/app-%d: registry.example.com/apps-%d\n", i, i)
+	}
+	if got, _, err := load(t, "user-data.yaml", text.String()); err != nil || len(got.Rules) != rules {
+		t.Errorf("got %d rules, %v, want %d", len(got.Rules), err, rules)
 	}
 }
