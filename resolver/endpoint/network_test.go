@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"crypto/tls"
 	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -282,12 +283,16 @@ func TestProxy(t *testing.T) {
 	})
 }
 
-// SEC-26: insecure is for the registry, and not for a proxy that is spoken to over TLS and is sent a password of its own.
+// SEC-26: insecure is for the registry, and not for a proxy that is spoken to over TLS and is sent a password of its own. Its
+// certificate is of an authority that the one which is known has signed, as that of any server may be.
 func TestProxyOfInsecureRegistry(t *testing.T) {
 	t.Parallel()
 	image := registrytest.NewImage("insecure proxy", 1<<10)
 	authority := registrytest.NewAuthority(t)
-	config := authority.Server(t)
+	intermediate := authority.Intermediate(t)
+	config := intermediate.Server(t)
+	block, _ := pem.Decode([]byte(intermediate.PEM))
+	config.Certificates[0].Certificate = append(config.Certificates[0].Certificate, block.Bytes)
 	config.NextProtos = []string{"http/1.1"}
 	proxy := registrytest.Serve(t, config, connectProxy("proxy-user", "canary-proxy", nil))
 	server := registrytest.Serve(t, registrytest.NewAuthority(t).Server(t), registrytest.Registry{Image: image})
