@@ -266,7 +266,8 @@ func TestHTTP2AndIPv6(t *testing.T) {
 	}
 }
 
-// A registry that asks for a client's certificate and does without is tried again when a connection ends, as any other.
+// A registry that asks for a client's certificate and does without is tried again when a connection ends, as any other. One that
+// answered is not said to miss it when its connections end before they have asked for it.
 func TestClientCertificateIsOptional(t *testing.T) {
 	t.Parallel()
 	image := registrytest.NewImage("optional", 1<<10)
@@ -275,8 +276,15 @@ func TestClientCertificateIsOptional(t *testing.T) {
 	config.NextProtos = []string{"http/1.1"}
 	config.ClientAuth = tls.VerifyClientCertIfGiven
 	server := registrytest.Serve(t, config, first(1, "/manifests/", reset, registrytest.Registry{Image: image}))
-	if err := pull(t.Context(), newEndpoint(t, server.Host, login(), trusting(authority)), "app", image); err != nil {
+	gate := forward(t, server.Host)
+	e := newEndpoint(t, gate.host, login(), trusting(authority))
+	if err := pull(t.Context(), e, "app", image); err != nil {
 		t.Error(err)
+	}
+	gate.to(closedPort(t))
+	server.CloseConnections()
+	if err := pull(t.Context(), e, "app", image); err == nil || strings.Contains(err.Error(), "certificate") {
+		t.Errorf("got %v, want that the connection ended, and nothing of a certificate", err)
 	}
 }
 
