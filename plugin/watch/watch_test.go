@@ -39,6 +39,11 @@ func TestWatch(t *testing.T) {
 		{"a directory in the folder gets a file", "folder", mkdir("folder/layout"), write("folder/layout/index.json"), false, true},
 		{"what a link in the folder leads to is another", "folder", both(both(mkdir("folder"), mkdir("far")), both(write("far/new"), both(write("far/a"), link("../far/a", "folder/a")))),
 			rename("far/new", "far/a"), false, true},
+		{"what an absolute link in the folder leads to is another", "folder", both(mkdir("folder"), mkdir("far"), write("far/new"), write("far/a"), linkAbsolute("far/a", "folder/a")),
+			rename("far/new", "far/a"), false, true},
+		{"what a link in the folder leads to by another is another", "folder", both(mkdir("folder"), mkdir("far"), mkdir("farther"), write("farther/new"), write("farther/a"), link("../farther/a", "far/a"), link("../far/a", "folder/a")),
+			rename("farther/new", "farther/a"), false, true},
+		{"a file appears beside a link to itself", "folder", both(mkdir("folder"), link("a", "folder/a")), write("folder/b"), true, true},
 		{"what a link in the folder leads to appears", "folder", both(mkdir("folder"), link("../far/away/a", "folder/a")), both(mkdir("far/away"), write("far/away/a")), true, true},
 		{"what the folder leads to appears", "folder", link("far/away", "folder"), mkdir("far/away"), true, true},
 		{"something else", "folder", both(mkdir("folder"), mkdir("else")), write("else/a"), false, false},
@@ -60,7 +65,7 @@ func TestWatch(t *testing.T) {
 					}
 				}
 				changes := of.watch(t.Context(), filepath.Join(dir, tt.path))
-				time.Sleep(100 * time.Millisecond) // until it watches
+				time.Sleep(500 * time.Millisecond) // until it watches, and has looked at the mounts, as it does when it begins
 				if err := tt.change(dir); err != nil {
 					t.Fatal(err)
 				}
@@ -246,4 +251,8 @@ func rename(from, to string) step {
 
 func link(target, name string) step {
 	return func(dir string) error { return os.Symlink(target, filepath.Join(dir, name)) }
+}
+
+func linkAbsolute(target, name string) step {
+	return func(dir string) error { return os.Symlink(filepath.Join(dir, target), filepath.Join(dir, name)) }
 }
