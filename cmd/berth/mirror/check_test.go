@@ -10,6 +10,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/berth-edge/berth/resolver/registrytest"
 )
 
@@ -40,6 +44,32 @@ func TestPage(t *testing.T) {
 		bundled, err := m.Bundle(t.Context(), []string{"quay.io/app:1"}, layout, BundleOptions{}, nil)
 		if err != nil || bundled[0].Err == nil || !strings.Contains(bundled[0].Err.Error(), want) {
 			t.Errorf("%s: bundle: got %v %v, want %q", mediaType, bundled[0].Err, err, want)
+		}
+	}
+}
+
+// TestChoose has indexes with several manifests for a platform, as nodes choose among them, in either order.
+func TestChoose(t *testing.T) {
+	for _, tt := range []struct{ platform, better, worse string }{
+		{"linux/arm/v7", "linux/arm/v7", "linux/arm/v6"},
+		{"linux/arm64", "linux/arm64", "linux/arm/v7"},
+		{"linux/amd64/v3", "linux/amd64/v2", "linux/amd64"},
+		{"linux/amd64", "linux/amd64", ""},
+	} {
+		desc := func(platform string) (desc ocispec.Descriptor) {
+			if platform != "" {
+				p := platforms.MustParse(platform)
+				desc.Platform = &p
+			}
+			desc.Digest = digest.FromString(platform)
+			return desc
+		}
+		m := New(nil, platforms.MustParse(tt.platform))
+		better, worse := desc(tt.better), desc(tt.worse)
+		for _, index := range []ocispec.Index{listing(better, worse), listing(worse, better)} {
+			if got, err := m.choose(index); err != nil || got.Digest != better.Digest {
+				t.Errorf("for %s: got %v %v, want %s and not %q", tt.platform, got.Platform, err, tt.better, tt.worse)
+			}
 		}
 	}
 }
