@@ -119,22 +119,25 @@ func TestCopyDamaged(t *testing.T) {
 	}
 }
 
-// TestCopyStoredOtherwise copies into a registry that changes a manifest before it keeps it: that is no copy, the first time or any other.
+// TestCopyStoredOtherwise copies into a registry that changes a manifest before it keeps it, whether it says so or not: that is no copy,
+// the first time or any other.
 func TestCopyStoredOtherwise(t *testing.T) {
-	p := newProfile(t, 0, registry.Options{Middleware: registry.On("PUT", "/v2/*/manifests/*", -1, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		manifest, err := io.ReadAll(r.Body)
-		if err != nil {
-			t.Error(err)
+	for _, hidden := range []string{"", "Docker-Content-Digest"} {
+		p := newProfile(t, 0, registry.Options{Middleware: registry.On("PUT", "/v2/*/manifests/*", -1, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			manifest, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			manifest = append(manifest, '\n')
+			r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(manifest)), int64(len(manifest))
+			next.ServeHTTP(withoutHeader{w, hidden}, r)
+		})})
+		img := image.Small("linux/amd64", 3)
+		p.add(t, "team/app:1", img)
+		out, code := p.copied(t)
+		if want := fmt.Sprintf("it was sent %s and has sha256:", img.Digest); code != 1 || !strings.Contains(out, want) {
+			t.Errorf("without %q: got %d\n%s\nwant %q", hidden, code, out, want)
 		}
-		manifest = append(manifest, '\n')
-		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(manifest)), int64(len(manifest))
-		next.ServeHTTP(w, r)
-	})})
-	img := image.Small("linux/amd64", 3)
-	p.add(t, "team/app:1", img)
-	out, code := p.copied(t)
-	if want := fmt.Sprintf("/cluster/mirror/team/app:1: it was sent %s and has sha256:", img.Digest); code != 1 || !strings.Contains(out, want) {
-		t.Errorf("got %d\n%s\nwant %q", code, out, want)
 	}
 }
 

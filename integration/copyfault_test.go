@@ -5,6 +5,7 @@ package integration_test
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -306,6 +307,10 @@ func TestCopyFaults(t *testing.T) {
 			_, _ = w.Write([]byte(`{"errors":[{"code":"DENIED","message":"adding 1.0 MiB of storage resource, which when updated to current usage of 9.9 GiB will exceed the configured upper limit of 10.0 GiB."}]}`))
 		}), "response status code 403: denied: adding 1.0 MiB of storage resource, "},
 		{"limited for an hour", registry.On("POST", "/v2/*/blobs/uploads/", -1, registry.Fail(http.StatusTooManyRequests, "Retry-After", "3600")), "429 Too Many Requests: it asks for another "},
+		{"what is taken is said to have failed", registry.On("PUT", "/v2/*/manifests/*", -1, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			next.ServeHTTP(httptest.NewRecorder(), r)
+			w.WriteHeader(http.StatusBadGateway)
+		}), ""},
 		{"read-only", registry.On("POST", "/v2/*/blobs/uploads/", -1, func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusMethodNotAllowed)

@@ -127,6 +127,11 @@ func TestCopyNotKept(t *testing.T) {
 		{"nothing", registry.On("PUT", "/v2/*/manifests/*", -1, func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 			w.WriteHeader(http.StatusCreated)
 		}), "the registry said that it took it, and does not have it: "},
+		{"what may not be read", registry.On("GET", "/v2/*/manifests/*", -1, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			if next.ServeHTTP(w, r); w.Header().Get("Docker-Content-Digest") != "" {
+				panic(http.ErrAbortHandler)
+			}
+		}), "EOF"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := newProfile(t, 2, registry.Options{Middleware: tt.middleware})
