@@ -229,6 +229,7 @@ func TestCopyOneThenAnother(t *testing.T) {
 	}{
 		{"linux/arm64", "1 copied", 0},
 		{"linux/arm64", "1 present", 0},
+		{"", "1 present", 0},
 		{"linux/amd64", "/cluster/mirror/team/app:1 is there: it is for linux/arm64, not for linux/amd64", 1},
 	} {
 		if out, code := p.copied(t, "--platform", tt.platform); code != tt.code || !strings.Contains(out, tt.want) {

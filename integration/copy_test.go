@@ -151,7 +151,7 @@ func TestCopy(t *testing.T) {
 	p.public.Log.Reset()
 	p.own.Log.Reset()
 	out, problems, code := berth(t, append([]string{"copy", "--config", p.config}, p.refs...)...)
-	if code != 0 || !strings.Contains(out, "40 images: 40 copied, 0 present, 0 skipped, 0 failed; ") {
+	if code != 0 || !strings.Contains(out, "40 images: 40 copied, 0 present, 0 skipped, 0 failed; ") || strings.Contains(out, " 0 B mounted") {
 		t.Fatalf("copy: got %d\n%s%s", code, out, problems)
 	}
 	wantAskedOnce(t, p.public)
@@ -191,7 +191,11 @@ func TestCopy(t *testing.T) {
 		t.Fatalf("after the copy: got %d present, want 40:\n%s", present, out)
 	}
 	p.own.Log.Reset()
+	p.public.Log.Reset() // which may be out of reach by now
 	out, _, code = berth(t, append([]string{"copy", "--config", p.config}, p.refs...)...)
+	if got := p.public.Log.Requests(); len(got) > 0 {
+		t.Errorf("copy again: the public registry was asked:\n%s", p.public.Log.Lines())
+	}
 	if code != 0 || !strings.Contains(out, "40 images: 0 copied, 40 present, 0 skipped, 0 failed; 0 B sent, 0 B mounted") || len(p.own.Log.Match("PUT", "")) != 0 {
 		t.Errorf("copy again: got %d\n%s\n%s", code, out, p.own.Log.Lines())
 	}
@@ -279,7 +283,7 @@ func TestCopyTagBesideDigest(t *testing.T) {
 }
 
 // TestCopyOneOfDigest copies one platform of an index that is named by its digest: what nodes would ask for is not to be had so, and
-// nothing is put.
+// nothing is put. An image for that platform is copied by its digest.
 func TestCopyOneOfDigest(t *testing.T) {
 	p := newProfile(t, 0, registry.Options{})
 	img := image.Multi(9)
@@ -291,6 +295,10 @@ func TestCopyOneOfDigest(t *testing.T) {
 	}
 	if got := p.own.Log.Match("PUT", ""); len(got) > 0 {
 		t.Errorf("got it put: %v", got)
+	}
+	p.refs = []string{p.public.Host() + "/team/app@" + img.For("linux/amd64").Digest.String()}
+	if out, code := p.copied(t, "--platform", "linux/amd64"); code != 0 || !strings.Contains(out, "1 image: 1 copied, ") {
+		t.Errorf("got %d\n%s", code, out)
 	}
 }
 
@@ -304,8 +312,8 @@ func TestCopyWholeBundle(t *testing.T) {
 	dir := t.TempDir()
 	whole := image.WriteFile(t, dir+"/whole.tar", image.Tar(image.OCI(images)))
 	nameless := image.WriteFile(t, dir+"/nameless.tar", image.Tar(image.OCI([]image.Named{image.Small("linux/amd64", 3).Name("")})))
-	out, problems, code := berth(t, "copy", "--config", p.config, "--from", whole)
-	if code != 0 || !strings.Contains(out, "2 images: 2 copied, ") {
+	out, problems, code := berth(t, "copy", "--config", p.config, "--from", whole, "--referrers")
+	if code != 0 || !strings.Contains(out, "2 images: 2 copied, ") || !strings.Contains(problems, "warning: "+whole+" holds images only; ") {
 		t.Errorf("got %d\n%s%s", code, out, problems)
 	}
 	if present, out := p.checked(t); present != 2 {
