@@ -132,6 +132,7 @@ func TestCheckAsNodes(t *testing.T) {
 		"behind":  image.Index(bare(image.Small("linux/s390x", 252)), image.Small("linux/amd64", 253)),
 		"nested":  image.Index(image.Index(image.Small("linux/s390x", 254), image.Small("linux/amd64", 255))),
 		"foreign": image.Index(image.Index(image.Small("linux/s390x", 256))),
+		"helm":    artifact(t, "", "application/vnd.cncf.helm.config.v1+json", "application/vnd.cncf.helm.chart.content.v1.tar+gzip"),
 	} {
 		img.Push(t, r, name+":1")
 	}
@@ -141,7 +142,7 @@ func TestCheckAsNodes(t *testing.T) {
 	own := registry.Start(t, registry.Options{})
 	write(t, dir+"/copy.toml", entry(t, r, "")+entry(t, own, "")+rule(r.Host(), own.Host()+"/m"))
 	for name, want := range map[string]string{
-		"bare": "", "other": "it is for linux/s390x, not for linux/amd64", "behind": "", "nested": "", "foreign": "it is for linux/s390x, not for linux/amd64",
+		"bare": "", "helm": "", "other": "it is for linux/s390x, not for linux/amd64", "behind": "", "nested": "", "foreign": "it is for linux/s390x, not for linux/amd64",
 		"schema1": "schema 1 image manifests are no longer supported",
 	} {
 		ref := r.Host() + "/" + name + ":1"
