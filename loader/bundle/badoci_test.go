@@ -5,15 +5,20 @@ package bundle_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-edge/berth/loader/bundle"
 )
@@ -280,4 +285,30 @@ func TestPartialIndex(t *testing.T) {
 	}}).data
 	open(t, write(t, pack(t, ociVersion, indexOf(descOf(ocispec.MediaTypeImageIndex, both)), blobMember(both),
 		blobMember(ociManifest(image)), blobMember(image.config), blobMember(ociManifest(other)))), nil)
+}
+
+// TestUnreadable is about a layout of which the disk does not give one manifest, as here what the kernel mounts there: that is no fault of
+// an image, which would stay out until the bundle changes, but one of the machine's, which may pass.
+func TestUnreadable(t *testing.T) {
+	const unreadable = "/sys/class/net/lo/speed" // which loopback has none of
+	info, err := os.Stat(unreadable)
+	if err == nil {
+		_, err = os.ReadFile(unreadable)
+	}
+	var machine syscall.Errno
+	if info == nil || !errors.As(err, &machine) {
+		t.Skipf("no file here cannot be read: %v", err)
+	}
+	good, bad := newSource(t, "amd64", nil), []byte("bad")
+	descs := []ocispec.Descriptor{descOf(ocispec.MediaTypeImageManifest, ociManifest(good)), descOf(ocispec.MediaTypeImageManifest, bad)}
+	descs[1].Size = info.Size()
+	dir := writeDir(t, ociVersion, blobMember(good.config), blobMember(ociManifest(good)), blobMember(bad), asJSON("index.json", ocispec.Index{Manifests: descs}))
+	at := filepath.Join(dir, "blobs/sha256", hexOf(bad))
+	if err := unix.Mount(unreadable, at, "", unix.MS_BIND, ""); err != nil {
+		t.Skipf("nothing can be mounted here: %v", err)
+	}
+	defer func() { _ = unix.Unmount(at, unix.MNT_DETACH) }()
+	if b, err := bundle.Open(t.Context(), dir, nil); !errors.Is(err, machine) {
+		t.Errorf("got %v %v, want the whole bundle refused: %v", b, err, machine)
+	}
 }
