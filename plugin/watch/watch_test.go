@@ -9,10 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/berth-edge/berth/plugin/watch"
@@ -164,8 +167,8 @@ func TestNoWatcher(t *testing.T) {
 	}
 }
 
-// TestNoWatches is as TestNoWatcher where the kernel has no more watches for the user, as on a node with many pods (H5). A user
-// namespace has a limit of its own.
+// TestNoWatches is as TestNoWatcher where the kernel has no more watches for the user, as on a node with many pods (H5), which is said
+// once. A user namespace has a limit of its own.
 func TestNoWatches(t *testing.T) {
 	const inside = "BERTH_TEST_NO_WATCHES"
 	if os.Getenv(inside) == "" {
@@ -189,13 +192,24 @@ func TestNoWatches(t *testing.T) {
 	if err := os.WriteFile("/proc/sys/user/max_inotify_watches", []byte("0"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	changes := watch.Paths(t.Context(), t.TempDir())
+	out, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	logger := logrus.New()
+	logger.Out = out
+	changes := watch.Paths(log.WithLogger(t.Context(), logrus.NewEntry(logger)), t.TempDir())
 	for range 2 {
 		select {
 		case <-changes:
 		case <-time.After(20 * time.Second):
 			t.Fatal("got no change, want one every 5 seconds")
 		}
+	}
+	said, err := os.ReadFile(out.Name())
+	if got := strings.Count(string(said), "not all directories can be watched"); err != nil || got != 1 {
+		t.Errorf("got it said %d times (%v), want once:\n%s", got, err, said)
 	}
 }
 
