@@ -115,7 +115,7 @@ func (t *transfer) lookThere(ctx context.Context, root ocispec.Descriptor) {
 	})
 }
 
-// lookFor asks for each blob of an image that is not there, and plans to send those that are missing, unless the source is beside it.
+// lookFor asks for each blob of an image that is not there, and plans to send those that are missing.
 func (t *transfer) lookFor(ctx context.Context) {
 	root, err := t.root(ctx)
 	if err != nil {
@@ -124,12 +124,17 @@ func (t *transfer) lookFor(ctx context.Context) {
 	t.blobs(ctx, t.src, root, t.successors(), func(b blob, desc ocispec.Descriptor) {
 		if has, err := t.dst.Exists(ctx, desc); err == nil && has {
 			t.m.uploads.done(b, t.dst.Reference.Repository)
-		} else if t.beside != "" {
-			t.m.uploads.done(b, t.beside)
-		} else if t.m.uploads.plan(b) {
-			t.tell(Step{Planned: desc.Size})
+		} else if t.beside == "" {
+			t.plan(b, desc)
 		}
 	})
+}
+
+// plan says of a blob that is to be sent how large it is, once.
+func (t *transfer) plan(b blob, desc ocispec.Descriptor) {
+	if t.m.uploads.plan(b) {
+		t.tell(Step{Planned: desc.Size})
+	}
 }
 
 // blobs calls f for the blobs that desc leads to, as far as its manifests can be read.

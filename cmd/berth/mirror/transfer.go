@@ -26,7 +26,7 @@ type transfer struct {
 	src           *origin
 	dst           *destination
 	domain        string // of dst's registry
-	beside        string // the repository of src, if it is in dst's registry
+	beside        string // the repository of src, to mount from, if it is in dst's registry and one credential is for both
 	sent, mounted atomic.Int64
 	copied        atomic.Int64 // blobs and manifests that are there now and were not before
 	missed        bool         // the image was not there, and was sent at least in part
@@ -216,19 +216,28 @@ func (t *transfer) graph() oras.CopyGraphOptions {
 			}
 			if repository == "" {
 				t.claim(blobOf(desc))
+				repository = t.beside
+			}
+			if repository == "" {
 				return nil, nil
 			}
 			return []string{repository}, nil
+		},
+		PreCopy: func(_ context.Context, desc ocispec.Descriptor) error {
+			if t.beside != "" && !images.IsManifestType(desc.MediaType) && !images.IsIndexType(desc.MediaType) {
+				t.plan(blobOf(desc), desc) // which could not be mounted
+			}
+			return nil
 		},
 		PostCopy: func(ctx context.Context, desc ocispec.Descriptor) error {
 			t.copied.Add(1)
 			return has(ctx, desc)
 		},
 		OnCopySkipped: has,
-		OnMounted: func(_ context.Context, desc ocispec.Descriptor) error {
+		OnMounted: func(ctx context.Context, desc ocispec.Descriptor) error {
 			t.copied.Add(1)
 			t.mounted.Add(desc.Size)
-			return nil
+			return has(ctx, desc)
 		},
 	}
 }
