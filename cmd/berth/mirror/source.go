@@ -59,10 +59,11 @@ func OpenBundle(ctx context.Context, path string) (*BundleSource, error) {
 
 // openWhole opens a bundle of which every image can be used.
 func openWhole(ctx context.Context, path string) (*bundle.Bundle, error) {
-	if target, err := filepath.EvalSymlinks(path); err == nil {
-		path = target // the path is the operator's own and may be a link
+	target, err := filepath.EvalSymlinks(path) // the path is the operator's own and may be a link
+	if err != nil {
+		return nil, fmt.Errorf("open bundle %s: %w", path, err)
 	}
-	b, err := bundle.Open(ctx, path, nil)
+	b, err := bundle.Open(ctx, target, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -169,7 +169,7 @@ func TestBundleSourceReplaced(t *testing.T) {
 	}
 }
 
-// TestLinkedBundle opens and checks bundles by links to them, which may lead to the newest of several.
+// TestLinkedBundle opens and checks bundles by links to them, which may lead to the newest of several, or nowhere.
 func TestLinkedBundle(t *testing.T) {
 	for _, name := range []string{"app-1.tar", "app-1.tar.zst", "app-1/"} {
 		dir := t.TempDir()
@@ -186,6 +186,13 @@ func TestLinkedBundle(t *testing.T) {
 		if checked, err := CheckBundle(t.Context(), link); err != nil || len(checked) != 1 || checked[0].Err != nil {
 			t.Errorf("%s: check: got %v and %v, want one image", name, checked, err)
 		}
+	}
+	nowhere := filepath.Join(t.TempDir(), "latest")
+	if err := os.Symlink("app-2.tar", nowhere); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenBundle(t.Context(), nowhere); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "app-2.tar") {
+		t.Errorf("got %v, want that what the link leads to is not there", err)
 	}
 }
 
