@@ -116,14 +116,15 @@ func (r *repeats) forget(ref, pulledAs string) (ended repeat) {
 	return ended
 }
 
-// unrepeated returns a context in which containerd's client says of no request that it failed, as it does at info level each time: why a
-// pull failed is in its error, and that of a target before the last is summed up. Where debugging is on, all is said.
+// unrepeated returns a context in which containerd's client does not say at info level, as it does each time, that a request to a
+// configured registry failed: why a pull failed is in its error, and that of a target before the last is summed up. Where debugging is
+// on, all is said.
 func unrepeated(ctx context.Context) context.Context {
 	line := log.G(ctx).Dup()
 	all := line.Logger
 	if all.IsLevelEnabled(log.DebugLevel) {
 		return ctx
 	}
-	line.Logger = &logrus.Logger{Out: all.Out, Hooks: all.Hooks, Formatter: all.Formatter, ExitFunc: all.ExitFunc, Level: log.WarnLevel}
+	line.Logger = &logrus.Logger{Out: all.Out, Hooks: all.Hooks, Formatter: all.Formatter, ExitFunc: all.ExitFunc, Level: min(all.GetLevel(), log.WarnLevel)}
 	return log.WithLogger(ctx, line)
 }

@@ -4,9 +4,14 @@
 package resolver
 
 import (
+	"bytes"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
 )
 
 // A week of tries every five minutes is a line an hour, each with the count of those before it.
@@ -82,5 +87,27 @@ func TestRepeatsAreBounded(t *testing.T) {
 	}
 	if _, ok := r.next(failure{ref: "later"}, now.Add(repeatPeriod)); !ok || len(r.seen) != 1 {
 		t.Errorf("got a line %t and %d remembered, want what is old forgotten", ok, len(r.seen))
+	}
+}
+
+// What an operator wants no line of stays out of the log, where containerd's client is kept from repeating itself, too.
+func TestUnrepeatedLevel(t *testing.T) {
+	for level, want := range map[logrus.Level]string{logrus.ErrorLevel: "", logrus.InfoLevel: "warning", logrus.DebugLevel: "info warning"} {
+		var text bytes.Buffer
+		logger := logrus.New()
+		logger.SetLevel(level)
+		logger.SetOutput(&text)
+		ctx := unrepeated(log.WithLogger(t.Context(), logrus.NewEntry(logger)))
+		log.G(ctx).Info("a request failed")
+		log.G(ctx).Warn("a file is not read")
+		var got []string
+		for line := range strings.Lines(text.String()) {
+			_, after, _ := strings.Cut(line, "level=")
+			said, _, _ := strings.Cut(after, " ")
+			got = append(got, said)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("at level %s: got %q, want %q", level, got, want)
+		}
 	}
 }

@@ -59,9 +59,6 @@ func (s *source) String() string { return s.origin.String() }
 
 // Resolve implements [transfer.ImageResolver].
 func (s *source) Resolve(ctx context.Context) (string, ocispec.Descriptor, error) {
-	if !s.asStock {
-		ctx = unrepeated(ctx)
-	}
 	_, desc, err := s.origin.Resolve(ctx)
 	if err == nil && !s.asStock {
 		err = CheckManifest(desc)
@@ -178,7 +175,7 @@ func newEndpointOrigin(ref string, hosts docker.RegistryHosts, redact func(strin
 func (o *endpointOrigin) String() string { return fmt.Sprintf("OCI Registry (%s)", o.ref) }
 
 func (o *endpointOrigin) Resolve(ctx context.Context) (string, ocispec.Descriptor, error) {
-	return o.resolver.Resolve(ctx, o.ref)
+	return o.resolver.Resolve(unrepeated(ctx), o.ref)
 }
 
 func (o *endpointOrigin) SetResolverOptions(opts ...transfer.ImageResolverOption) {
