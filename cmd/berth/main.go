@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,8 +82,12 @@ const completionFlag = "--generate-shell-completion"
 // command: the shell completes files then. What may be the beginning of a flag, as --o is, is no flag yet.
 func completesNothing(root *cli.Command, args []string) bool {
 	before, last := args[:len(args)-1], args[len(args)-1]
+	cmd := root
+	for _, arg := range before {
+		cmd = cmp.Or(cmd.Command(arg), cmd)
+	}
 	begun := strings.HasPrefix(last, "--") && len(last) == len("--o")
-	return slices.Contains(before, "--") || !begun && takesValue(root, last)
+	return slices.Contains(before, "--") || !begun && takesValue(cmd, last)
 }
 
 // dashesLast moves the arguments "-" behind all others: urfave/cli stops at the first, and loses what follows it.
