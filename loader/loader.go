@@ -74,7 +74,8 @@ type Options struct {
 // Node is what the loader works on: containerd's own stores and services.
 type Node struct {
 	Images images.Store
-	// Together runs do with a store of images of which all changes are written at once, or none.
+	// Together runs do with a store of images of which all changes are written at once, or none. do uses nothing of containerd's but
+	// that store, with the context that it is given: nobody else writes meanwhile.
 	Together func(ctx context.Context, do func(context.Context, images.Store) error) error
 	Content  content.Store
 	// Blobs is the store under Content, which knows no namespaces.

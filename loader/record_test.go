@@ -36,7 +36,7 @@ func (c *created) Create(_ context.Context, image images.Image) (images.Image, e
 	return image, nil
 }
 
-// TestRecordTogether records an image under all its names at once, so that it is never known by some of them alone.
+// TestRecordTogether records an image that is loaded under all its names at once, so that it is never known by some of them alone.
 func TestRecordTogether(t *testing.T) {
 	l, _ := newLoader(t, bundles(t, "a"), nil)
 	l.Transfer, l.Aliases = storing{}, map[string]string{"quay.io/alias:1": "quay.io/a:1"}

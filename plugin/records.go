@@ -5,16 +5,19 @@ package plugin
 
 import (
 	"context"
+	"errors"
 
 	eventstypes "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/metadata/boltutil"
+	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
 )
 
-// together runs do with the images of a database, as one transaction: what it changes is on disk as a whole, or not at all, and is
-// synced once. containerd sends no events from within one, and those who wait for them are told when it has ended.
+// together runs do with the images of a database, as one transaction: what it changes is on disk as a whole, or not at all. Nothing else
+// can be written to the database meanwhile, so that do uses only the store and the context that it is given. containerd sends no
+// events from within a transaction, and those who wait for them are told when it has ended.
 func together(ctx context.Context, db *metadata.DB, do func(context.Context, images.Store) error) error {
 	changed := &changes{Store: metadata.NewImageStore(db)}
 	err := db.Update(func(tx *bolt.Tx) error { return do(boltutil.WithTransaction(ctx, tx), changed) })
@@ -22,12 +25,11 @@ func together(ctx context.Context, db *metadata.DB, do func(context.Context, ima
 	if err != nil || publisher == nil {
 		return err
 	}
+	var errs []error
 	for _, event := range changed.events {
-		if err := publisher.Publish(ctx, event.topic, event.what); err != nil {
-			return err
-		}
+		errs = append(errs, publisher.Publish(ctx, event.topic, event.what))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // changes are those of a store of images, with the events that the store does not send.
@@ -55,4 +57,9 @@ func (c *changes) Update(ctx context.Context, image images.Image, fieldpaths ...
 		c.events = append(c.events, event{"/images/update", &eventstypes.ImageUpdate{Name: updated.Name, Labels: updated.Labels}})
 	}
 	return updated, err
+}
+
+// Delete is for no transaction: it may wait for garbage collection.
+func (c *changes) Delete(context.Context, string, ...images.DeleteOpt) error {
+	return errdefs.ErrNotImplemented
 }
