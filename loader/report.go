@@ -31,7 +31,8 @@ func (e *entry) announce(ctx context.Context) {
 	says := fmt.Sprint(s.Err, len(s.Images))
 	for _, i := range s.Images {
 		if isFull(i.Err) { // how much is free, and where it ran out, differs each time
-			says = strings.Replace(says, oneLine{i.Err}.Error(), syscall.ENOSPC.Error(), 1)
+			of := fmt.Sprintf("image %s of bundle %s: ", i.Names[0], s.Path)
+			says = strings.Replace(says, of+oneLine{i.Err}.Error(), of+syscall.ENOSPC.Error(), 1)
 		}
 	}
 	e.news = says != e.said || count[Loaded]+count[Repaired] > 0

@@ -14,7 +14,7 @@ import (
 	"github.com/containerd/log"
 )
 
-// loadAll lists and loads bundles, those at the front first.
+// loadAll lists and loads bundles; a name that several have is that of the one further in front.
 func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
 	l.resume(ctx)
 	l.unpins = !l.Pin && l.pinnedBefore(ctx)
