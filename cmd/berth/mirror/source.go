@@ -59,11 +59,14 @@ func OpenBundle(ctx context.Context, path string) (*BundleSource, error) {
 
 // openWhole opens a bundle of which every image can be used.
 func openWhole(ctx context.Context, path string) (*bundle.Bundle, error) {
-	target, err := filepath.EvalSymlinks(path) // the path is the operator's own and may be a link
-	if err != nil {
-		return nil, fmt.Errorf("open bundle %s: %w", path, err)
+	if _, err := os.Lstat(path); err == nil { // the path is the operator's own and may be a link
+		target, err := filepath.EvalSymlinks(path)
+		if err != nil {
+			return nil, fmt.Errorf("open bundle %s: %w", path, err)
+		}
+		path = target
 	}
-	b, err := bundle.Open(ctx, target, nil)
+	b, err := bundle.Open(ctx, path, nil)
 	if err != nil {
 		return nil, err
 	}
