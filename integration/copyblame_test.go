@@ -177,16 +177,3 @@ func TestCopyUploadElsewhere(t *testing.T) {
 		})
 	}
 }
-
-// mounting meets requests to mount a blob with a fault.
-func mounting(fault registry.Fault) func(http.Handler) http.Handler {
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Query().Has("mount") {
-				fault(w, r, next)
-				return
-			}
-			next.ServeHTTP(w, r)
-		})
-	}
-}

@@ -86,31 +86,6 @@ func TestCopyDialects(t *testing.T) {
 	}
 }
 
-// TestCopyMountLost copies into registries that have no time for the first request to mount each blob, or lose its connection: what can be
-// mounted is not sent.
-func TestCopyMountLost(t *testing.T) {
-	for name, first := range map[string]registry.Fault{
-		"lost": func(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) },
-		"503":  registry.Fail(http.StatusServiceUnavailable),
-		"429":  registry.Fail(http.StatusTooManyRequests),
-	} {
-		t.Run(name, func(t *testing.T) {
-			var seen sync.Map
-			p := newProfile(t, 6, registry.Options{HTTP1: true, Middleware: mounting(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-				if _, again := seen.LoadOrStore(r.URL.String(), true); !again {
-					first(w, r, next)
-					return
-				}
-				next.ServeHTTP(w, r)
-			})})
-			if out, code := p.copied(t); code != 0 {
-				t.Errorf("got %d\n%s", code, out)
-			}
-			wantSentOnce(t, p.own)
-		})
-	}
-}
-
 // TestCopyNotKept copies to what is no registry, or none that keeps what it is sent: nothing is there, and nothing says so.
 func TestCopyNotKept(t *testing.T) {
 	page := func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
