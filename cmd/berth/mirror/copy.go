@@ -113,7 +113,8 @@ func (m *Mirror) begin(ctx context.Context, ref string, opts CopyOptions) (c Cop
 		c.Err = err
 		return c, nil
 	}
-	src, err := m.sourceOf(ctx, c.Route.Named, opts)
+	from := m.routes.Source(c.Route.Named)
+	src, err := m.sourceOf(ctx, from, opts)
 	if err != nil {
 		c.Err = fmt.Errorf("reach %s: %w", c.Route.Named, err)
 		return c, nil
@@ -122,18 +123,18 @@ func (m *Mirror) begin(ctx context.Context, ref string, opts CopyOptions) (c Cop
 		m: m, opts: opts, ref: ref, named: c.Route.Named, target: c.Target.Pull,
 		src: newOrigin(src), dst: newDestination(dst), domain: cmp.Or(c.Target.Domain(), dst.Reference.Registry),
 	}
-	if from := m.routes.Source(c.Route.Named); len(opts.From) == 0 && from.Endpoint() != nil && from.Endpoint() == c.Target.Endpoint() {
+	if len(opts.From) == 0 && from.Endpoint() != nil && from.Endpoint() == c.Target.Endpoint() {
 		t.beside = reference.Path(from.Pull)
 	}
 	return c, t
 }
 
-// sourceOf is where an image is copied from.
-func (m *Mirror) sourceOf(ctx context.Context, named reference.Named, opts CopyOptions) (oras.ReadOnlyTarget, error) {
+// sourceOf is where an image is copied from: bundles, if there are any, and else the registry that its reference names.
+func (m *Mirror) sourceOf(ctx context.Context, from resolver.Target, opts CopyOptions) (oras.ReadOnlyTarget, error) {
 	if len(opts.From) > 0 {
-		return firstWith(ctx, opts.From, named.String()), nil
+		return firstWith(ctx, opts.From, from.Pull.String()), nil
 	}
-	return m.repository(m.routes.Source(named), pull)
+	return m.repository(from, pull)
 }
 
 // destinationOf is the target that an image is put into, nil if there is none: the first that is another than the registry which the

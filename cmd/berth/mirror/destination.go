@@ -9,7 +9,6 @@ import (
 	"maps"
 	"sync"
 
-	"github.com/containerd/containerd/v2/core/images"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"oras.land/oras-go/v2/content"
@@ -139,7 +138,7 @@ func (t *transfer) plan(b blob, desc ocispec.Descriptor) {
 
 // blobs calls f for the blobs that desc leads to, as far as its manifests can be read.
 func (t *transfer) blobs(ctx context.Context, from content.Fetcher, desc ocispec.Descriptor, find successors, f func(blob, ocispec.Descriptor)) {
-	if !images.IsIndexType(desc.MediaType) && !images.IsManifestType(desc.MediaType) {
+	if isBlob(desc) {
 		f(blob{t.domain, desc.Digest}, desc)
 		return
 	}

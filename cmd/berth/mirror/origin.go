@@ -10,7 +10,6 @@ import (
 	"io"
 	"sync"
 
-	"github.com/containerd/containerd/v2/core/images"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	oras "oras.land/oras-go/v2"
@@ -71,7 +70,7 @@ func (o *origin) Resolve(ctx context.Context, ref string) (desc ocispec.Descript
 
 // Fetch implements [content.Fetcher].
 func (o *origin) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	if !images.IsIndexType(desc.MediaType) && !images.IsManifestType(desc.MediaType) {
+	if isBlob(desc) {
 		return o.ReadOnlyTarget.Fetch(endpoint.WithSize(ctx, desc.Size), desc)
 	}
 	o.mu.Lock()

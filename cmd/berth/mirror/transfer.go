@@ -224,7 +224,7 @@ func (t *transfer) graph() oras.CopyGraphOptions {
 			return []string{repository}, nil
 		},
 		PreCopy: func(_ context.Context, desc ocispec.Descriptor) error {
-			if t.beside != "" && !images.IsManifestType(desc.MediaType) && !images.IsIndexType(desc.MediaType) {
+			if t.beside != "" && isBlob(desc) {
 				t.plan(blobOf(desc), desc) // which could not be mounted
 			}
 			return nil

@@ -7,7 +7,9 @@ import (
 	"context"
 	"sync"
 
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // uploads are the blobs that one run put into registries, or found there: what one repository has, another of the same
@@ -34,6 +36,11 @@ func (u *uploads) plan(b blob) bool {
 type blob struct {
 	registry string
 	digest   digest.Digest
+}
+
+// isBlob reports whether a descriptor is of a layer or a configuration, which leads to nothing, and not of a manifest or an index.
+func isBlob(desc ocispec.Descriptor) bool {
+	return !images.IsIndexType(desc.MediaType) && !images.IsManifestType(desc.MediaType)
 }
 
 // find returns a repository that has a blob, or, after waiting for whoever sends it, "" for the caller to send it and then to
