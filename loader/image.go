@@ -194,7 +194,7 @@ func imagesOf(ctx context.Context, b *bundle.Bundle, m machine) (found []*Image,
 		if i.Artifact {
 			image.state = NoImage
 		} else if image.contents, err = contentsOf(ctx, b, i.Target, m, 0); err != nil {
-			problems = append(problems, fmt.Errorf("image %s of bundle %s: %w", i.Name, b.Path(), err))
+			problems = append(problems, problemOf(i.Name, b.Path(), err))
 			continue
 		}
 		byDigest[i.Target.Digest] = image

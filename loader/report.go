@@ -31,8 +31,8 @@ func (e *entry) announce(ctx context.Context) {
 	says := fmt.Sprint(s.Err, len(s.Images))
 	for _, i := range s.Images {
 		if isFull(i.Err) { // how much is free, and where it ran out, differs each time
-			of := fmt.Sprintf("image %s of bundle %s: ", i.Names[0], s.Path)
-			says = strings.Replace(says, of+oneLine{i.Err}.Error(), of+syscall.ENOSPC.Error(), 1)
+			was, is := problemOf(i.Names[0], s.Path, oneLine{i.Err}), problemOf(i.Names[0], s.Path, syscall.ENOSPC)
+			says = strings.Replace(says, was.Error(), is.Error(), 1)
 		}
 	}
 	e.news = says != e.said || count[Loaded]+count[Repaired] > 0

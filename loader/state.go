@@ -132,7 +132,7 @@ func (e *entry) end() {
 	for _, image := range e.images {
 		switch {
 		case image.err != nil:
-			e.err = errors.Join(e.err, fmt.Errorf("image %s of bundle %s: %w", image.Names[0], e.path, oneLine{image.err}))
+			e.err = errors.Join(e.err, problemOf(image.Names[0], e.path, oneLine{image.err}))
 		case image.state == Loaded, image.state == Repaired:
 			e.state = Loaded
 		}
@@ -141,6 +141,11 @@ func (e *entry) end() {
 		e.state = Failed
 	}
 	e.catalog.notify()
+}
+
+// problemOf is what is wrong with one image of a bundle.
+func problemOf(image, bundle string, err error) error {
+	return fmt.Errorf("image %s of bundle %s: %w", image, bundle, err)
 }
 
 // full returns the images for which there was no room.
