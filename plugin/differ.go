@@ -150,8 +150,9 @@ func (fs fileSystems) close() {
 	}
 }
 
-// writeBackEvery is how long unpacked data waits until it is on its way to the disk.
-const writeBackEvery = 50 * time.Millisecond
+// writeBackEvery is how long unpacked data waits until it is on its way to the disk. Each time the file system writes its own
+// blocks again, too.
+const writeBackEvery = 200 * time.Millisecond
 
 // writeBack syncs again and again until stop is called: the disk works while the layer is decompressed, and little is left
 // to wait for at the end. stop returns the errors, which the kernel tells of once.
