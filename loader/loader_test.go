@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -114,6 +115,27 @@ func TestLargestFirst(t *testing.T) {
 	want := []string{"quay.io/k4:1", "quay.io/k3:1", "quay.io/k2:1", "quay.io/k1:1"}
 	if got := slices.Compact(asked); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// TestProcessors has Go's scheduler have processors to spare while bundles are loaded, unless an operator said how many: what waits
+// for the disk holds one.
+func TestProcessors(t *testing.T) {
+	usual := runtime.GOMAXPROCS(0)
+	for set, want := range map[string]bool{"": true, "1": false} {
+		t.Setenv("GOMAXPROCS", set)
+		loading := 0
+		l, _ := newLoader(t, bundles(t, "a"), func(any) error {
+			loading = runtime.GOMAXPROCS(0)
+			return errors.New("not today")
+		})
+		_ = l.Load(t.Context())
+		if got := loading > usual; got != want {
+			t.Errorf("GOMAXPROCS=%q: %d processors while loading, and %d else", set, loading, usual)
+		}
+		if after := runtime.GOMAXPROCS(0); after != usual {
+			t.Errorf("GOMAXPROCS=%q: %d processors after loading, want %d as before", set, after, usual)
+		}
 	}
 }
 
