@@ -121,6 +121,8 @@ func TestLargestFirst(t *testing.T) {
 // TestProcessors has Go's scheduler have processors to spare while bundles are loaded, unless an operator said how many: what waits
 // for the disk holds one.
 func TestProcessors(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0)) // as go test -cpu has it
+	runtime.SetDefaultGOMAXPROCS()
 	usual := runtime.GOMAXPROCS(0)
 	for set, want := range map[string]bool{"": true, "1": false} {
 		t.Setenv("GOMAXPROCS", set)
