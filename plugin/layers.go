@@ -17,18 +17,16 @@ import (
 // The processors of an operator's stream_processors are registered later, and asked first.
 func init() { diff.RegisterProcessor(layerProcessor) }
 
-// layerProcessor is containerd's own for layers, but for one thing: they are read in whole buffers. What decompresses returns what
-// it has, so that files were written by odd pieces, most of which begin and end within a page. That costs the kernel an
-// eighth of its time, and such a page is written twice if the disk is synced meanwhile.
+// layerProcessor is containerd's own for compressed layers, but for one thing: they are read in whole buffers. What decompresses
+// returns what it has, so that files were written by odd pieces, most of which begin and end within a page. That costs the kernel an
+// eighth of its time, and such a page is written twice if the disk is synced meanwhile. A layer that is not compressed is a file,
+// which is read in whole buffers anyway, and left to containerd.
 func layerProcessor(ctx context.Context, mediaType string) (diff.StreamProcessorInit, bool) {
 	compressed, err := images.DiffCompression(ctx, mediaType)
-	if err != nil {
+	if err != nil || compressed == "" {
 		return nil, false
 	}
 	return func(_ context.Context, stream diff.StreamProcessor, _ map[string]typeurl.Any) (diff.StreamProcessor, error) {
-		if compressed == "" {
-			return wholeReads{stream}, nil
-		}
 		layer, err := compression.DecompressStream(stream)
 		if err != nil {
 			return nil, err
