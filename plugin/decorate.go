@@ -9,8 +9,11 @@
 //
 //	io.containerd.transfer.v1.local     pulls go along a route (package resolver)
 //	io.containerd.cri.v1.images         settings that would make CRI pull past the transfer service are taken over
+//	io.containerd.metadata.v1.bolt      how often its database was written before this start is noted, for the loader
 //	io.containerd.differ.v1.walking     unpacked layers are on disk before they are committed
 //	io.containerd.differ.v1.erofs       the same
+//
+// What decompresses a layer is no plugin: containerd has a list of such processors, which ours is put in front of, see layers.go.
 package plugin
 
 import (
