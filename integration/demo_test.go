@@ -38,7 +38,9 @@ func TestDemo(t *testing.T) {
 		"pulls go along 1 rule to 1 registry",                                                               // status
 		"the container says: hello from the private registry", "pulled image", `ref="quay.io/demo/hello:1"`, // ctr
 		"GET 127.0.0.1:", "/v2/spectro-images/quay.io/demo/hello/blobs/", "/v2/spectro-images/registry.k8s.io/pause/", // the proof
-		"quay.io/demo/hello:1\n", "nothing is left behind",
+		"quay.io/demo/hello:1\n",
+		"the container says: hello from the bundle\n", "core.tar: loaded, oci-archive, 2 images\n", "registry: registry.invalid\n", // without a network
+		"nothing is left behind",
 	} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("got no %q in\n%s", want, out)
