@@ -89,6 +89,22 @@ func TestWatch(t *testing.T) {
 		l.becomesLoaded(t, "quay.io/layout:1", img)
 		l.wantNoErrors(t)
 	})
+	t.Run("layout of a large blob, its index first", func(t *testing.T) {
+		img, _ := bundleOf(26, "")
+		for _, e := range image.OCI([]image.Named{img.Name("quay.io/large:1")}) {
+			path := filepath.Join(l.folder, "large", e.Name)
+			if !strings.HasSuffix(e.Name, img.Layers[0].Digest.Encoded()) {
+				image.WriteFile(t, path, e.Data)
+				continue
+			}
+			for grown := range 5 {
+				image.WriteFile(t, path, e.Data[:len(e.Data)*(grown+1)/5])
+				time.Sleep(time.Second)
+			}
+		}
+		l.becomesLoaded(t, "quay.io/large:1", img)
+		l.wantNoErrors(t)
+	})
 	t.Run("layout written anew", func(t *testing.T) {
 		layout := filepath.Join(l.folder, "grows")
 		first, _ := bundleOf(21, "")

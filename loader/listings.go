@@ -82,10 +82,16 @@ func (l *Loader) settles(ctx context.Context, e *entry) bool {
 // isFresh reports whether a bundle was written to a moment ago.
 func isFresh(path string) bool { return time.Since(written(path)).Abs() < settled }
 
-// written returns when a bundle was last written to: of a layout, when a file was added to it.
+// written returns when a bundle was last written to: of a layout, when a file was added to it, or one of its blobs grew.
 func written(path string) (last time.Time) {
-	for _, sub := range []string{"", "index.json", "blobs", "blobs/sha256"} {
-		if info, err := os.Lstat(filepath.Join(path, sub)); err == nil && info.ModTime().After(last) {
+	const blobs = "blobs/sha256"
+	parts := []string{"", "index.json", "blobs", blobs}
+	entries, _ := os.ReadDir(filepath.Join(path, blobs)) // an archive has none
+	for _, e := range entries {
+		parts = append(parts, filepath.Join(blobs, e.Name()))
+	}
+	for _, part := range parts {
+		if info, err := os.Lstat(filepath.Join(path, part)); err == nil && info.ModTime().After(last) {
 			last = info.ModTime()
 		}
 	}
