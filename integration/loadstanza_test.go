@@ -21,6 +21,7 @@ func TestLoaderStanzaMistakes(t *testing.T) {
 		{"a number for a list", `paths = 7`, "paths", "want"},
 		{"a text for a truth", `pin = "yes"`, "pin", "want"},
 		{"a relative path", `paths = ["opt/images"]`, "paths", `"opt/images" is not an absolute path`},
+		{"a pattern", `paths = ["/opt/images/*.tar"]`, "paths", `"/opt/images/*.tar" is a pattern; name the folder`},
 		{"a bad namespace", `namespace = "a/b"`, "namespace", `"a/b" is not a namespace`},
 		{"a bad platform", `platform = "linux/amd64/v1/x/y"`, "platform", "is not a platform"},
 		{"a wait without a unit", `wait = "60"`, "wait", "60"},

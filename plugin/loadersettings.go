@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/defaults"
@@ -73,8 +74,11 @@ func ReadLoader(stanza strict.Stanza, problems *strict.Problems) LoaderSettings 
 	if t.Has("paths") {
 		s.Paths = nil
 		for _, path := range t.Texts("paths") {
-			if !filepath.IsAbs(path) {
+			switch {
+			case !filepath.IsAbs(path):
 				t.Problem("paths", "%q is not an absolute path", path)
+			case strings.Contains(path, "*"): // it would be a path that is absent, which is fine
+				t.Problem("paths", "%q is a pattern; name the folder", path)
 			}
 			s.Paths = append(s.Paths, filepath.Clean(path))
 		}
