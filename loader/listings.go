@@ -35,8 +35,8 @@ func (l *Loader) list(ctx context.Context, e *entry) bool {
 		}
 		b, err := l.open(ctx, e.path)
 		var machine syscall.Errno
-		fresh := isFresh(e.path) // it may still be copied
-		if err == nil && fresh && len(b.Problems()) > 0 {
+		fresh := (err != nil || len(b.Problems()) > 0) && isFresh(e.path) // it may still be copied
+		if err == nil && fresh {
 			b.Close()
 			err = b.Problems()[0]
 		}
