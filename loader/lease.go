@@ -46,6 +46,7 @@ func (l *Loader) lease(ctx context.Context) (context.Context, error) {
 			return ctx, fmt.Errorf("take lease %s: %w", leaseID, err)
 		}
 		l.leased = true
+		addProcessors()
 	}
 	return leases.WithLease(ctx, leaseID), nil
 }
@@ -75,6 +76,7 @@ func (l *Loader) endLease(ctx context.Context, collect bool) {
 		return
 	}
 	l.leased = false
+	removeProcessors()
 	var opts []leases.DeleteOpt
 	if collect || l.DropLayers {
 		opts = append(opts, leases.SynchronousDelete)

@@ -141,6 +141,34 @@ func TestProcessors(t *testing.T) {
 	}
 }
 
+// listed are leases, of which somebody is told when they are listed.
+type listed struct {
+	leases.Manager
+	tell func()
+}
+
+func (l listed) List(ctx context.Context, filters ...string) ([]leases.Lease, error) {
+	l.tell()
+	return l.Manager.List(ctx, filters...)
+}
+
+// TestProcessorsOfNothing leaves Go's scheduler alone where there is nothing to load, as at most starts: it would halt the process.
+func TestProcessorsOfNothing(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(0))
+	runtime.SetDefaultGOMAXPROCS()
+	usual, told := runtime.GOMAXPROCS(0), 0
+	l, manager := newLoader(t, bundles(t), nil)
+	l.Leases = listed{manager, func() {
+		told++
+		if got := runtime.GOMAXPROCS(0); got != usual {
+			t.Errorf("%d processors with nothing to load, want %d", got, usual)
+		}
+	}}
+	if err := loader.New(l.Options, l.Node).Load(t.Context()); err != nil || told == 0 {
+		t.Errorf("got %v, asked for leases %d times", err, told)
+	}
+}
+
 // TestEnded keeps the lease of a load that ends with containerd, for the next start to go on under (REL-16). That one gives it up,
 // though it has nothing to load (REL-04).
 func TestEnded(t *testing.T) {

@@ -16,7 +16,6 @@ import (
 
 // loadAll lists and loads bundles; a name that several have is that of the one further in front.
 func (l *Loader) loadAll(ctx context.Context, entries []*entry) error {
-	defer addProcessors()()
 	l.resume(ctx)
 	l.unpins = !l.Pin && l.pinnedBefore(ctx)
 	var work sync.WaitGroup
